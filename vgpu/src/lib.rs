@@ -11,5 +11,7 @@ pub mod config;
 pub mod counters;
 pub mod gpu;
 pub mod intr;
+pub mod memory;
 pub mod mmu;
+pub mod pci;
 pub mod pri;
