@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Push buffers: method headers and their data, as the manual `dev_pbdma` has them.
+
+use crate::error::Result;
+use crate::ops::{Lanes, Operation};
+
+/// Subchannel of the compute class, by convention.
+pub const COMPUTE: Subchannel = Subchannel(1);
+
+/// One of the eight objects of a channel that methods can go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subchannel(pub u8);
+
+/// How the data words of a header spread over methods: SEC_OP of a method header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Spread {
+    /// Each word to the next method.
+    Increment = 1,
+    /// All words to the same method.
+    Repeat = 3,
+}
+
+/// Most data words behind one header: the width of its COUNT field.
+const COUNT_MAX: usize = (1 << 13) - 1;
+/// First method of a class: binds the class to the subchannel.
+const SET_OBJECT: u16 = 0;
+
+/// Words for [`Channel::submit`](crate::Channel::submit).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushBuffer {
+    words: Vec<u32>,
+}
+
+impl PushBuffer {
+    /// An empty push buffer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A push buffer that starts by binding the class `class` to [`COMPUTE`].
+    pub fn for_class(class: u32) -> Self {
+        let mut push = PushBuffer::new();
+        push.methods(COMPUTE, SET_OBJECT, &[class]);
+        push
+    }
+
+    /// Appends an operation over `lanes` lanes.
+    ///
+    /// Errors: [`Error::Range`](crate::Error::Range) for a parameter that the device would refuse.
+    pub fn launch(&mut self, operation: &impl Operation, lanes: Lanes) -> Result<&mut Self> {
+        operation.launch(lanes)?.encode(self);
+        Ok(self)
+    }
+
+    /// Appends data for consecutive methods, beginning with the byte offset `first`.
+    pub fn methods(&mut self, subchannel: Subchannel, first: u16, data: &[u32]) -> &mut Self {
+        self.spread(subchannel, Spread::Increment, first, data)
+    }
+
+    /// Appends data for methods, spread as `spread` says.
+    pub fn spread(
+        &mut self,
+        subchannel: Subchannel,
+        spread: Spread,
+        first: u16,
+        data: &[u32],
+    ) -> &mut Self {
+        let mut method = first;
+        for chunk in data.chunks(COUNT_MAX) {
+            self.words
+                .push(header(spread, chunk.len() as u32, subchannel, method));
+            self.words.extend_from_slice(chunk);
+            if spread == Spread::Increment {
+                method = method.wrapping_add(4 * chunk.len() as u16);
+            }
+        }
+        self
+    }
+
+    /// Appends a word as it is.
+    pub fn raw(&mut self, word: u32) -> &mut Self {
+        self.words.push(word);
+        self
+    }
+
+    /// What was appended so far.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+}
+
+/// A method header: 31:29 SEC_OP, 28:16 COUNT, 15:13 SUBCHANNEL, 11:0 METHOD >> 2.
+fn header(spread: Spread, count: u32, subchannel: Subchannel, method: u16) -> u32 {
+    (spread as u32) << 29
+        | count << 16
+        | u32::from(subchannel.0 & 7) << 13
+        | u32::from(method >> 2 & 0xfff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_holds_operation_count_subchannel_and_method_in_words() {
+        let mut push = PushBuffer::new();
+        push.methods(Subchannel(1), 0x0200, &[0xaaaa, 0xbbbb]);
+        assert_eq!(push.words(), [0x2002_2080, 0xaaaa, 0xbbbb]);
+    }
+
+    #[test]
+    fn repeated_data_goes_to_one_method() {
+        let mut push = PushBuffer::new();
+        push.spread(Subchannel(4), Spread::Repeat, 0x0300, &[7]);
+        assert_eq!(push.words(), [0x6001_80c0, 7]);
+    }
+
+    #[test]
+    fn binding_a_class_is_method_zero_of_the_compute_subchannel() {
+        assert_eq!(PushBuffer::for_class(0xfec0).words(), [0x2001_2000, 0xfec0]);
+    }
+
+    #[test]
+    fn data_longer_than_the_count_field_goes_behind_a_second_header() {
+        let mut push = PushBuffer::new();
+        push.spread(COMPUTE, Spread::Repeat, 0x0100, &vec![0; COUNT_MAX + 1]);
+        let second = push.words()[COUNT_MAX + 1];
+        assert_eq!(
+            (push.words()[0] >> 16 & 0x1fff, second >> 16 & 0x1fff),
+            (COUNT_MAX as u32, 1)
+        );
+    }
+}
