@@ -15,3 +15,4 @@ pub mod memory;
 pub mod mmu;
 pub mod pci;
 pub mod pri;
+pub mod transport;

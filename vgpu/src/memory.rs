@@ -321,13 +321,13 @@ impl Bus for Memory {
 
     fn write_u32(&self, at: PhysAddr, value: u32) -> Result<(), BusError> {
         self.with_atomic(at, Direction::Write, |cell: &AtomicU32| {
-            cell.store(value, Ordering::Release)
+            cell.store(value, Ordering::Release);
         })
     }
 
     fn write_u64(&self, at: PhysAddr, value: u64) -> Result<(), BusError> {
         self.with_atomic(at, Direction::Write, |cell: &AtomicU64| {
-            cell.store(value, Ordering::Release)
+            cell.store(value, Ordering::Release);
         })
     }
 
