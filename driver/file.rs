@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One open file: ioctl validation, no policy.
+//!
+//! Each handler checks everything that user space passes, copies it once, and then makes one call. The errors are those of
+//! `uapi/mirage_drm.h`.
+
+use crate::{
+    driver::{
+        MirageDevice,
+        MirageDrm, //
+    },
+    gpu::{
+        Gpu,
+        Param, //
+    },
+    kapi::{
+        drm,
+        mm,
+        raw,
+        syncobj::Syncobj, //
+    },
+    svm::{
+        Exec,
+        Svm, //
+    }, //
+};
+use core::ops::Range;
+use kernel::{
+    mm::Mm,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        new_mutex,
+        Arc,
+        Mutex, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+type File = drm::File<MirageFile>;
+type Registered = MirageDevice<drm::Registered>;
+
+/// The driver's part of an open file.
+#[pin_data(PinnedDrop)]
+pub(crate) struct MirageFile {
+    gpu: Arc<Gpu>,
+    /// Filled in by SVM_INIT, once.
+    #[pin]
+    mirror: Mutex<Option<Mirror>>,
+}
+
+/// The address space that a file is bound to.
+struct Mirror {
+    /// Keeps the structure, not the memory, so that it can be compared with the caller's.
+    mm: ARef<Mm>,
+    svm: Arc<Svm>,
+}
+
+impl drm::DriverFile for MirageFile {
+    type Driver = MirageDrm;
+
+    fn open(device: &drm::Device<MirageDrm>) -> Result<Pin<KBox<Self>>> {
+        let gpu: &Arc<Gpu> = device;
+        let file = pin_init!(Self {
+            gpu: gpu.clone(),
+            mirror <- new_mutex!(None, "MirageFile::mirror"),
+        });
+        KBox::pin_init(file, GFP_KERNEL)
+    }
+
+    fn show_fdinfo(self: Pin<&Self>, printer: &mut drm::Printer) {
+        let bound = self.mirror.lock().is_some();
+        printer.print(fmt!("mirage-svm:\t{}\n", u32::from(bound)));
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for MirageFile {
+    fn drop(self: Pin<&mut Self>) {
+        let mirror = self.mirror.lock().take();
+        if let Some(mirror) = mirror {
+            mirror.svm.close();
+        }
+    }
+}
+
+impl MirageFile {
+    /// The caller's mirror. [`ENXIO`] before SVM_INIT, [`EPERM`] in another address space than the one that was bound.
+    fn svm(&self) -> Result<Arc<Svm>> {
+        let mirror = self.mirror.lock();
+        let mirror = mirror.as_ref().ok_or(ENXIO)?;
+        if !mm::is_current(&mirror.mm) {
+            return Err(EPERM);
+        }
+        Ok(mirror.svm.clone())
+    }
+
+    /// GETPARAM.
+    pub(crate) fn getparam(
+        _device: &Registered,
+        args: &mut raw::drm_mirage_getparam,
+        file: &File,
+    ) -> Result<u32> {
+        let param = param(args.param)?;
+        args.value = file.inner().gpu.param(param);
+        Ok(0)
+    }
+
+    /// SVM_INIT.
+    pub(crate) fn svm_init(
+        _device: &Registered,
+        args: &mut raw::drm_mirage_svm_init,
+        file: &File,
+    ) -> Result<u32> {
+        let this = file.inner();
+        require_zero(&[args.flags, args.pad])?;
+        let unmanaged = unmanaged_range(args, &this.gpu)?;
+        let mut mirror = this.mirror.lock();
+        if mirror.is_some() {
+            return Err(EBUSY);
+        }
+        let current = current!();
+        let mm = current.mm().ok_or(EINVAL)?;
+        *mirror = Some(Mirror {
+            mm: ARef::from(&**mm),
+            svm: Svm::new(&this.gpu, mm, unmanaged)?,
+        });
+        Ok(0)
+    }
+
+    /// CHANNEL_ALLOC.
+    pub(crate) fn channel_alloc(
+        _device: &Registered,
+        args: &mut raw::drm_mirage_channel_alloc,
+        file: &File,
+    ) -> Result<u32> {
+        require_zero(&[args.flags])?;
+        args.channel = file.inner().svm()?.channel_alloc()?;
+        Ok(0)
+    }
+
+    /// CHANNEL_FREE.
+    pub(crate) fn channel_free(
+        _device: &Registered,
+        args: &mut raw::drm_mirage_channel_free,
+        file: &File,
+    ) -> Result<u32> {
+        require_zero(&[args.pad])?;
+        file.inner().svm()?.channel_free(args.channel)?;
+        Ok(0)
+    }
+
+    /// EXEC.
+    pub(crate) fn exec(
+        _device: &Registered,
+        args: &mut raw::drm_mirage_exec,
+        file: &File,
+    ) -> Result<u32> {
+        let this = file.inner();
+        require_zero(&[args.flags])?;
+        check_push_size(args.push_size, this.gpu.param(Param::PushMax))?;
+        let svm = this.svm()?;
+        let out_sync = match args.out_sync {
+            0 => None,
+            handle => Some(Syncobj::find(file, handle)?),
+        };
+        svm.exec(Exec {
+            channel: args.channel,
+            push: copy_push(args)?,
+            out_sync,
+        })?;
+        Ok(0)
+    }
+
+    /// FAULT_REPORT.
+    pub(crate) fn fault_report(
+        _device: &Registered,
+        args: &mut raw::drm_mirage_fault_report,
+        file: &File,
+    ) -> Result<u32> {
+        let report = file.inner().svm()?.take_report()?;
+        *args = raw::drm_mirage_fault_report {
+            addr: report.addr,
+            timestamp: report.timestamp,
+            channel: report.channel,
+            access: report.access as u32,
+            reason: report.reason as u32,
+            dropped: report.dropped,
+        };
+        Ok(0)
+    }
+}
+
+/// First address past what SVM_INIT accepts: the rings must be where the GPU's front end can reach them.
+const UNMANAGED_END: u64 = 1 << 40;
+
+/// Fails unless all `fields`, reserved or without a flag that is known, are zero.
+fn require_zero(fields: &[u32]) -> Result {
+    if fields.iter().any(|&field| field != 0) {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+fn param(number: u64) -> Result<Param> {
+    Ok(match u32::try_from(number)? {
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_CHIPSET => Param::Chipset,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_VRAM_SIZE => Param::VramSize,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_COMPUTE_CLASS => Param::ComputeClass,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_CHANNELS_MAX => Param::ChannelsMax,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_UNMANAGED_ALIGN => Param::UnmanagedAlign,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_UNMANAGED_MIN => Param::UnmanagedMin,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_PUSH_MAX => Param::PushMax,
+        _ => return Err(EINVAL),
+    })
+}
+
+/// The range that SVM_INIT leaves to the driver, checked.
+fn unmanaged_range(args: &raw::drm_mirage_svm_init, gpu: &Gpu) -> Result<Range<u64>> {
+    let align = gpu.param(Param::UnmanagedAlign);
+    let start = args.unmanaged_addr;
+    let end = start.checked_add(args.unmanaged_size).ok_or(EINVAL)?;
+
+    let aligned = start % align == 0 && end % align == 0;
+    let in_reach = start != 0 && end <= UNMANAGED_END;
+    if !aligned || !in_reach || args.unmanaged_size < gpu.param(Param::UnmanagedMin) {
+        return Err(EINVAL);
+    }
+    Ok(start..end)
+}
+
+/// Size of a word of a push buffer in bytes.
+const WORD: usize = size_of::<u32>();
+
+fn check_push_size(size: u32, max: u64) -> Result {
+    // CAST: 4 fits.
+    if size == 0 || size % WORD as u32 != 0 || u64::from(size) > max {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// Copies the push buffer of EXEC, whose size has been checked.
+fn copy_push(args: &raw::drm_mirage_exec) -> Result<KVVec<u32>> {
+    let size = usize::try_from(args.push_size)?;
+    let user = UserPtr::from_addr(usize::try_from(args.push_ptr)?);
+    let mut push = KVVec::from_elem(0u32, size / WORD, GFP_KERNEL)?;
+    UserSlice::new(user, size)
+        .reader()
+        .read_slice(push.as_mut_bytes())?;
+    Ok(push)
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Errors that `kernel::error::code` lacks.
+
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+/// `ECANCELED`: the operation was abandoned.
+pub(crate) fn canceled() -> Error {
+    from_code(bindings::ECANCELED)
+}
+
+/// `ENODATA`: there is nothing to read.
+pub(crate) fn no_data() -> Error {
+    from_code(bindings::ENODATA)
+}
+
+fn from_code(code: u32) -> Error {
+    // CAST: Error codes are below 4096.
+    Error::from_errno(-(code as c_int))
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/mm.h>
+#include <linux/mmap_lock.h>
+#include <linux/oom.h>
+
+#include "helpers.h"
+
+void mirage_wmb(void)
+{
+	wmb();
+}
+
+void mirage_dma_fence_put(struct dma_fence *fence)
+{
+	dma_fence_put(fence);
+}
+
+void mirage_dma_fence_set_error(struct dma_fence *fence, int error)
+{
+	dma_fence_set_error(fence, error);
+}
+
+bool mirage_dma_fence_test_signaled_flag(struct dma_fence *fence)
+{
+	return dma_fence_test_signaled_flag(fence);
+}
+
+/* Does nothing without debugfs. */
+void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *))
+{
+	drm_debugfs_add_file(dev, name, show, NULL);
+}
+
+void mirage_drm_syncobj_put(struct drm_syncobj *syncobj)
+{
+	drm_syncobj_put(syncobj);
+}
+
+bool mirage_mmu_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	return mmu_interval_read_retry(notifier, seq);
+}
+
+void mirage_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	mmu_interval_set_seq(notifier, seq);
+}
+
+struct page *mirage_hmm_pfn_to_page(unsigned long hmm_pfn)
+{
+	return hmm_pfn_to_page(hmm_pfn);
+}
+
+/*
+ * One try of what hmm_range_fault_unlocked_timeout() does, for kernels without it. The caller has a reference on the users of
+ * the address space and has set notifier_seq. An address space that the OOM killer has begun to reap gives no more pages.
+ */
+int mirage_hmm_range_fault_locked(struct hmm_range *range)
+{
+	struct mm_struct *mm = range->notifier->mm;
+	int ret;
+
+	ret = mmap_read_lock_killable(mm);
+	if (ret)
+		return ret;
+	ret = check_stable_address_space(mm) ? -EFAULT : hmm_range_fault(range);
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+void mirage_set_page_dirty(struct page *page)
+{
+	set_page_dirty(page);
+}
+
+/* Whether a mapping may be a copy of the page, which a mirror cannot use. */
+bool mirage_dma_needs_bounce(struct device *dev)
+{
+#ifdef CONFIG_DMA_NEED_SYNC
+	if (!dev_dma_skip_sync(dev))
+		return true;
+#endif
+	return dma_addressing_limited(dev);
+}
+
+dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page)
+{
+	return dma_map_page_attrs(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRAGE_DMA_ATTRS);
+}
+
+bool mirage_dma_mapping_error(struct device *dev, dma_addr_t addr)
+{
+	return dma_mapping_error(dev, addr);
+}

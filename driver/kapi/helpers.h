@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Functions for what C headers define inline or as macros, and the kernel crate does not have.
+ */
+#ifndef MIRAGE_HELPERS_H
+#define MIRAGE_HELPERS_H
+
+#include <linux/dma-fence.h>
+#include <linux/dma-mapping.h>
+#include <linux/hmm.h>
+#include <linux/mmu_notifier.h>
+
+#include <drm/drm_debugfs.h>
+#include <drm/drm_syncobj.h>
+
+/* An enum, since bindgen does not see the values of these macros. */
+enum mirage_dma_attrs {
+	/* Mirrored pages stay in use by the CPU: nothing is synchronised when they are mapped and unmapped. */
+	MIRAGE_DMA_ATTRS = DMA_ATTR_SKIP_CPU_SYNC,
+};
+
+void mirage_wmb(void);
+
+void mirage_dma_fence_put(struct dma_fence *fence);
+void mirage_dma_fence_set_error(struct dma_fence *fence, int error);
+bool mirage_dma_fence_test_signaled_flag(struct dma_fence *fence);
+
+void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *));
+void mirage_drm_syncobj_put(struct drm_syncobj *syncobj);
+
+bool mirage_mmu_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq);
+void mirage_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
+
+struct page *mirage_hmm_pfn_to_page(unsigned long hmm_pfn);
+int mirage_hmm_range_fault_locked(struct hmm_range *range);
+void mirage_set_page_dirty(struct page *page);
+
+bool mirage_dma_needs_bounce(struct device *dev);
+dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page);
+bool mirage_dma_mapping_error(struct device *dev, dma_addr_t addr);
+
+#endif

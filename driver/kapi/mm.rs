@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Questions about address spaces that `kernel::mm` does not answer.
+
+use kernel::{
+    mm::Mm,
+    prelude::*, //
+};
+
+/// Whether the calling task runs in `mm`.
+///
+/// The reference to `mm` keeps the structure from being freed, so its address cannot be that of another one.
+pub(crate) fn is_current(mm: &Mm) -> bool {
+    current!()
+        .mm()
+        .is_some_and(|current| current.as_raw() == mm.as_raw())
+}

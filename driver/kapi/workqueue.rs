@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Workqueues of the driver's own, beside the system's that `kernel::workqueue` has.
+//!
+//! C header: `include/linux/workqueue.h`.
+
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    prelude::*,
+    workqueue::Queue, //
+};
+
+/// An unbound workqueue, drained and destroyed when it is dropped.
+///
+/// Dropping waits for the work items, so it must not happen in one of them, nor under a lock that they take.
+///
+/// # Invariants
+///
+/// The pointer is to a workqueue that this value owns.
+pub(crate) struct OwnedQueue(NonNull<bindings::workqueue_struct>);
+
+// SAFETY: A workqueue may be used and destroyed by any thread.
+unsafe impl Send for OwnedQueue {}
+// SAFETY: As above; what a shared reference gives takes the workqueue's own locks.
+unsafe impl Sync for OwnedQueue {}
+
+impl OwnedQueue {
+    /// Makes a workqueue called `name`.
+    pub(crate) fn new(name: &CStr) -> Result<Self> {
+        // SAFETY: The format takes one string, which is copied.
+        let queue = unsafe {
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                bindings::wq_flags_WQ_UNBOUND,
+                0,
+                name.as_char_ptr(),
+            )
+        };
+        // INVARIANT: The new workqueue is ours.
+        NonNull::new(queue).map(Self).ok_or(ENOMEM)
+    }
+
+    /// Waits until all work that was queued before the call has finished.
+    pub(crate) fn flush(&self) {
+        // SAFETY: The workqueue is alive by the type invariant.
+        unsafe { bindings::__flush_workqueue(self.0.as_ptr()) };
+    }
+}
+
+impl Deref for OwnedQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        // SAFETY: The workqueue lives as long as `self`, so as long as the reference.
+        unsafe { Queue::from_raw(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for OwnedQueue {
+    fn drop(&mut self) {
+        // SAFETY: The workqueue is ours by the type invariant, and nobody can queue work on it any more.
+        unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
+    }
+}
