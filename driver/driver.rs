@@ -12,8 +12,7 @@ use crate::{
         GpuResources, //
     },
     kapi::{
-        drm,
-        irq,
+        drm, irq,
         mmio::{
             Bar0,
             Bar1, //
@@ -101,8 +100,8 @@ impl pci::Driver for MirageDriver {
         pdev: &'bound pci::Device<Core<'_>>,
         _info: kapi_pci::IdInfoRef<'bound, Self::IdInfo>,
     ) -> impl PinInit<Bound<'bound>, Error> + 'bound {
-        let bound = Bound::new(pdev)
-            .inspect_err(|error| dev_err!(pdev, "probe failed: {:?}\n", error))?;
+        let bound =
+            Bound::new(pdev).inspect_err(|error| dev_err!(pdev, "probe failed: {:?}\n", error))?;
         Ok(bound)
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Errors that `kernel::error::code` lacks.
+//! Errors that `kernel::error::code` lacks, in some versions or in all.
 
 use kernel::{
     bindings,
@@ -15,6 +15,11 @@ pub(crate) fn canceled() -> Error {
 /// `ENODATA`: there is nothing to read.
 pub(crate) fn no_data() -> Error {
     from_code(bindings::ENODATA)
+}
+
+/// `EOPNOTSUPP`: this cannot be done here.
+pub(crate) fn not_supported() -> Error {
+    from_code(bindings::EOPNOTSUPP)
 }
 
 fn from_code(code: u32) -> Error {

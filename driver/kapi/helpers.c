@@ -88,6 +88,11 @@ dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page)
 	return dma_map_page_attrs(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRAGE_DMA_ATTRS);
 }
 
+void mirage_dma_unmap_page(struct device *dev, dma_addr_t addr)
+{
+	dma_unmap_page_attrs(dev, addr, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRAGE_DMA_ATTRS);
+}
+
 bool mirage_dma_mapping_error(struct device *dev, dma_addr_t addr)
 {
 	return dma_mapping_error(dev, addr);

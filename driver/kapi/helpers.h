@@ -14,7 +14,7 @@
 #include <drm/drm_syncobj.h>
 
 /* An enum, since bindgen does not see the values of these macros. */
-enum mirage_dma_attrs {
+enum {
 	/* Mirrored pages stay in use by the CPU: nothing is synchronised when they are mapped and unmapped. */
 	MIRAGE_DMA_ATTRS = DMA_ATTR_SKIP_CPU_SYNC,
 };
@@ -37,6 +37,7 @@ void mirage_set_page_dirty(struct page *page);
 
 bool mirage_dma_needs_bounce(struct device *dev);
 dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page);
+void mirage_dma_unmap_page(struct device *dev, dma_addr_t addr);
 bool mirage_dma_mapping_error(struct device *dev, dma_addr_t addr);
 
 #endif

@@ -80,8 +80,7 @@ impl<'bound, H: Handler> VectorPair<'bound, H> {
     ) -> Result<Pin<KBox<Registration<'bound, H>>>> {
         let request = vector.try_into()?;
         let handler = Ok(Adapter(handler));
-        let registration =
-            irq::Registration::new(request, irq::Flags::TRIGGER_NONE, name, handler);
+        let registration = irq::Registration::new(request, irq::Flags::TRIGGER_NONE, name, handler);
         KBox::pin_init(registration, GFP_KERNEL)
     }
 

@@ -87,9 +87,7 @@ impl Bar0 {
         L: Location<T>,
     {
         // Failure means that the device is gone, which every later read will show.
-        let _ = self
-            .0
-            .try_access_with(|bar| bar.try_write(location, value));
+        let _ = self.0.try_access_with(|bar| bar.try_write(location, value));
     }
 
     /// Writes a register that has one fixed place, given by its type.

@@ -80,17 +80,19 @@ macro_rules! declare_drm_ioctls {
                 ioctl::Descriptor {
                     cmd: ::kernel::macros::concat_idents!(DRM_IOCTL_, $cmd),
                     func: {
+                        /// # Safety
+                        ///
+                        /// Called by DRM as the handler of this ioctl.
                         #[allow(non_snake_case)]
                         unsafe extern "C" fn $cmd(
                             device: *mut ::kernel::bindings::drm_device,
                             data: *mut ::kernel::ffi::c_void,
                             file: *mut ::kernel::bindings::drm_file,
                         ) -> ::kernel::ffi::c_int {
+                            let handler: ioctl::Handler<$driver, raw::$arg> = $handler;
                             // SAFETY: DRM calls this as the handler of this ioctl; the size was checked above, and the
                             // structures of the user interface are made of integers.
-                            unsafe {
-                                ioctl::dispatch::<$driver, raw::$arg>(device, data, file, $handler)
-                            }
+                            unsafe { ioctl::dispatch(device, data, file, handler) }
                         }
                         Some($cmd)
                     },
