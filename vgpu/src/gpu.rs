@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One device, put together: it sees a memory bus and an interrupt sink and nothing else of the world.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::bus::{Bus, InterruptSink};
@@ -8,49 +9,55 @@ use crate::config::Config;
 use crate::counters::{Counters, Snapshot};
 use crate::intr::InterruptTree;
 use crate::mmu::Mmu;
-use crate::pri::RegisterBlock;
+use crate::pri::{Pri, RegisterBlock};
 
 /// One virtual GPU.
 pub struct Gpu {
-    counters: Arc<Counters>,
-    blocks: Vec<Arc<dyn RegisterBlock>>,
+    mmu: Arc<Mmu>,
+    pri: Pri,
 }
 
 impl Gpu {
     /// A device after power-on.
-    pub fn new(bus: Arc<dyn Bus>, sink: Arc<dyn InterruptSink>, config: &Config) -> Self {
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        sink: Arc<dyn InterruptSink>,
+        config: &Config,
+    ) -> io::Result<Self> {
         let counters = Arc::new(Counters::default());
         let intr = Arc::new(InterruptTree::new(sink));
-        let mmu = Mmu::new(bus, intr, Arc::clone(&counters), config);
-        let blocks: Vec<Arc<dyn RegisterBlock>> = vec![mmu];
-        Self { counters, blocks }
+        let mmu = Mmu::new(bus, Arc::clone(&intr), counters, config)?;
+        // In the order of a reset: what uses the MMU stops before the MMU does.
+        let blocks: Vec<Arc<dyn RegisterBlock>> = vec![Arc::clone(&mmu) as _, intr];
+        let pri = Pri::new(blocks);
+        Ok(Self { mmu, pri })
     }
 
     /// Reads BAR0 at `offset` into `data`; a refused access (not 4 bytes, misaligned, past the end) reads all ones.
     pub fn read_register(&self, offset: u64, data: &mut [u8]) {
-        let _ = offset;
-        data.fill(0);
+        self.pri.read(offset, data);
     }
 
     /// Writes `data` to BAR0 at `offset`; a refused access is dropped.
     pub fn write_register(&self, offset: u64, data: &[u8]) {
-        let _ = (offset, data);
+        self.pri.write(offset, data);
     }
 
     /// Function level reset: the state after power-on, VRAM kept.
     pub fn reset(&self) {
-        for block in &self.blocks {
-            block.reset();
-        }
+        self.pri.reset();
     }
 
     /// All counters, by name.
     pub fn counters(&self) -> Snapshot {
-        self.counters.snapshot()
+        self.mmu.counters()
     }
 
     /// What a driver author wants to know at exit: unmodelled registers, refused accesses, spins. One line each.
     pub fn report(&self) -> Vec<String> {
-        Vec::new()
+        self.pri.report()
     }
 }

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The interrupt tree: levels of the device's units, gathered by NV_PMC_INTR and sent as MSI-X messages.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::InterruptSink;
+use crate::pri::RegisterBlock;
+use crate::regs::pmc;
+
+/// Trees, and MSI-X vectors: vector i follows NV_PMC_INTR(i).
+pub const TREES: usize = 2;
 
 /// A unit with an interrupt level; the value is its bit in NV_PMC_INTR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +22,35 @@ pub enum Source {
     Graph = 12,
 }
 
-/// NV_PMC_INTR and its enables.
+impl Source {
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+#[derive(Default)]
+struct Tree {
+    pending: u32,
+    enabled: [u32; TREES],
+}
+
+impl Tree {
+    fn active(&self) -> [bool; TREES] {
+        self.enabled.map(|enabled| self.pending & enabled != 0)
+    }
+}
+
+/// NV_PMC_INTR and its enables, and NV_PMC_BOOT_0 beside them.
 pub struct InterruptTree {
     sink: Arc<dyn InterruptSink>,
+    tree: Mutex<Tree>,
 }
 
 impl InterruptTree {
     /// A tree with all levels low and all enables clear.
     pub fn new(sink: Arc<dyn InterruptSink>) -> Self {
-        Self { sink }
+        let tree = Mutex::default();
+        Self { sink, tree }
     }
 
     /// Sets the level of one unit.
@@ -35,9 +60,85 @@ impl InterruptTree {
 
     /// Sets the level of one unit to what `level` says. It runs under the tree's lock, so that of two concurrent
     /// updates the later one decides: a level computed before the call could be stale by the time it is set.
-    pub fn update(&self, _source: Source, level: impl FnOnce() -> bool) {
-        if level() {
-            self.sink.raise(0);
+    pub fn update(&self, source: Source, level: impl FnOnce() -> bool) {
+        self.change(|tree| {
+            if level() {
+                tree.pending |= source.bit();
+            } else {
+                tree.pending &= !source.bit();
+            }
+        });
+    }
+
+    fn change_enabled(&self, index: usize, change: impl FnOnce(u32) -> u32) {
+        self.change(|tree| {
+            if let Some(enabled) = tree.enabled.get_mut(index) {
+                *enabled = change(*enabled);
+            }
+        });
+    }
+
+    /// Applies a change and raises the vectors of the trees that it made active.
+    fn change(&self, change: impl FnOnce(&mut Tree)) {
+        let (before, after) = {
+            let mut tree = self.tree();
+            let before = tree.active();
+            change(&mut tree);
+            (before, tree.active())
+        };
+        for (vector, (before, after)) in before.into_iter().zip(after).enumerate() {
+            if after && !before {
+                self.sink.raise(vector);
+            }
         }
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tree whose register of the array at `base` is at `offset`.
+fn tree_index(offset: u32, base: u32) -> Option<usize> {
+    let index = offset.checked_sub(base)? / pmc::TREE_STRIDE;
+    usize::try_from(index).ok().filter(|index| *index < TREES)
+}
+
+impl RegisterBlock for InterruptTree {
+    fn read(&self, offset: u32) -> Option<u32> {
+        if offset == pmc::BOOT_0 {
+            return Some(pmc::BOOT_0_GV100_A1);
+        }
+        if tree_index(offset, pmc::INTR).is_some() {
+            return Some(self.tree().pending);
+        }
+        if let Some(i) = tree_index(offset, pmc::INTR_EN) {
+            return self.tree().enabled.get(i).copied();
+        }
+        let write_only = [pmc::INTR_EN_SET, pmc::INTR_EN_CLEAR];
+        write_only
+            .iter()
+            .any(|base| tree_index(offset, *base).is_some())
+            .then_some(0)
+    }
+
+    fn write(&self, offset: u32, value: u32) -> Option<()> {
+        if let Some(i) = tree_index(offset, pmc::INTR_EN_SET) {
+            self.change_enabled(i, |enabled| enabled | value);
+            return Some(());
+        }
+        if let Some(i) = tree_index(offset, pmc::INTR_EN_CLEAR) {
+            self.change_enabled(i, |enabled| enabled & !value);
+            return Some(());
+        }
+        let read_only = [pmc::INTR, pmc::INTR_EN];
+        let in_tree = |base: &u32| tree_index(offset, *base).is_some();
+        let known = offset == pmc::BOOT_0 || read_only.iter().any(in_tree);
+        known.then_some(())
+    }
+
+    fn reset(&self) {
+        // The units reset their own levels, because they know them.
+        self.change(|tree| tree.enabled = [0; TREES]);
     }
 }

@@ -16,3 +16,5 @@ pub mod mmu;
 pub mod pci;
 pub mod pri;
 pub mod transport;
+
+mod regs;

@@ -1,244 +1,167 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The MMU: page-table walks, TLBs, invalidation, faults and their replay.
+//!
+//! Units ([`Unit`]) translate on their own threads. Invalidations and replays run one after the other on a thread of
+//! the MMU, so that a register write never waits for them.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
+mod cache;
+mod core;
+mod fault_buffer;
+mod format;
+mod invalidation;
+mod packet;
+mod pri_fifo;
+mod replay;
+mod stores;
+mod tlb;
+mod types;
+mod unit;
+mod walk;
 
-use crate::bus::{Bus, GpuVa, PhysAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::bus::{Bus, PhysAddr};
 use crate::config::Config;
-use crate::counters::Counters;
+use crate::counters::{Counters, Snapshot};
 use crate::intr::InterruptTree;
 use crate::pri::RegisterBlock;
 
-/// What an instance block says about its channel's address space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressSpace {
-    /// The instance block, named in fault packets.
-    pub inst: PhysAddr,
-    /// The page directory, if the block has a usable one.
-    pub binding: Binding,
-}
+use self::core::{Core, Parts};
+use self::pri_fifo::{Work, Written};
+use self::stores::Landing;
 
-/// The page directory of an instance block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binding {
-    /// Accesses walk from this directory.
-    Bound {
-        /// The root page directory (PDE3), 4 KiB aligned.
-        pdb: PhysAddr,
-        /// What becomes of faults of GPC clients.
-        replay: Replay,
-    },
-    /// Bad or missing: every access faults with UNBOUND_INST_BLOCK, not replayable.
-    Unbound,
-}
+pub use self::types::{
+    Access, AddressSpace, Binding, Client, ClientKind, Fault, FaultType, Replay, Stalled,
+    Translation,
+};
+pub use self::unit::{Unit, Window};
 
-/// FAULT_REPLAY_TEX of the instance block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// Faults of SMs wait in the replay FIFO.
-    Enabled,
-    /// Faults of SMs are reported like those of any other unit.
-    Disabled,
-}
-
-impl AddressSpace {
-    /// Reads the page directory base of the instance block at `inst`.
-    pub fn from_instance_block(bus: &dyn Bus, inst: PhysAddr) -> Self {
-        let _ = bus;
-        Self {
-            inst,
-            binding: Binding::Unbound,
-        }
-    }
-}
-
-/// How memory is accessed. The discriminant is ACCESS_TYPE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum Access {
-    /// A load.
-    Read = 0,
-    /// A store.
-    Write = 1,
-    /// A read-modify-write (ATOMIC_STRONG).
-    Atomic = 2,
-}
-
-/// FAULT_TYPE of a fault packet: those that this device raises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum FaultType {
-    /// A page directory entry is invalid.
-    Pde = 0x0,
-    /// The page table entry is invalid.
-    Pte = 0x2,
-    /// The address has more than 49 bits.
-    VaLimit = 0x3,
-    /// The instance block has no usable page directory.
-    UnboundInstBlock = 0x4,
-    /// The page is for privileged accesses.
-    Priv = 0x5,
-    /// A write to a read-only page.
-    Ro = 0x6,
-    /// The entry names an aperture that the device has not.
-    UnsupportedAperture = 0xa,
-    /// The entry names a storage kind that the device has not.
-    UnsupportedKind = 0xc,
-    /// A page table or page lies outside all memory.
-    Region = 0xd,
-    /// An atomic to a page with ATOMIC_DISABLE.
-    Atomic = 0xf,
-}
-
-/// A request that has no translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fault {
-    /// The address that was accessed.
-    pub va: GpuVa,
-    /// How.
-    pub access: Access,
-    /// Why not.
-    pub kind: FaultType,
-}
-
-/// Where an address leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translation {
-    /// The physical address of the byte asked for.
-    pub phys: PhysAddr,
-    /// Bytes from there to the end of the leaf; at least 1.
-    pub bytes: u64,
-}
-
-/// Who accesses memory, as fault packets name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// MMU_CLIENT_TYPE, GPC_ID and CLIENT.
-    pub kind: ClientKind,
-    /// ENGINE_ID, 9 bits.
-    pub engine_id: u16,
-}
-
-/// MMU_CLIENT_TYPE, GPC_ID and CLIENT of a fault packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientKind {
-    /// In a GPC: its faults can be replayed.
-    Gpc {
-        /// GPC_ID, 5 bits.
-        gpc: u8,
-        /// CLIENT, 7 bits.
-        client: u8,
-    },
-    /// On the hub: its faults are never replayed.
-    Hub {
-        /// CLIENT, 7 bits.
-        client: u8,
-    },
-}
-
-/// How a stall ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Stalled {
-    /// All requests have a translation now (or had one when the MMU tried): access again.
-    Replay,
-    /// The driver cancelled this request, or the fault was not replayable. Its packet is in fault buffer 0.
-    Cancelled(Fault),
-    /// The channel was killed or the device reset.
-    Abandoned,
-}
+/// How long the MMU's thread sleeps when no held stores ask it to wake up earlier.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// The MMU.
-pub struct Mmu {}
+pub struct Mmu {
+    core: Arc<Core>,
+    seed: u64,
+    units: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
 
 impl Mmu {
     /// An MMU after power-on, its invalidation thread running.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
     pub fn new(
         bus: Arc<dyn Bus>,
         intr: Arc<InterruptTree>,
         counters: Arc<Counters>,
         config: &Config,
-    ) -> Arc<Self> {
-        let _ = (bus, intr, counters, config);
-        Arc::new(Self {})
+    ) -> std::io::Result<Arc<Self>> {
+        let core = Arc::new(Core::new(Parts {
+            bus,
+            intr,
+            counters,
+            config,
+        }));
+        let worker = Arc::clone(&core);
+        let random = fastrand::Rng::with_seed(config.seed);
+        let thread = thread::Builder::new().name("mmu".into());
+        let thread = thread.spawn(move || run(&worker, random))?;
+        Ok(Arc::new(Self {
+            core,
+            seed: config.seed,
+            units: AtomicU64::new(0),
+            thread: Mutex::new(Some(thread)),
+        }))
     }
 
     /// Adds a unit that accesses memory. Dropping the unit lands its stores and removes it.
-    pub fn register_unit(self: &Arc<Self>, client: Client) -> Unit {
-        let _ = client;
-        Unit {}
+    pub fn register_unit(&self, client: Client) -> Unit {
+        let number = self.units.fetch_add(1, Ordering::Relaxed) + 1;
+        let seed = self.seed.wrapping_add(number);
+        Unit::new(Arc::clone(&self.core), self.core.add_unit(), client, seed)
     }
 
     /// Drops the requests of a killed channel from the replay FIFO; their units get [`Stalled::Abandoned`].
     pub fn abandon(&self, inst: PhysAddr) {
-        let _ = inst;
+        self.core.replays.abandon(inst);
     }
 
     /// Reports a fault that is not replayable in fault buffer 0.
     pub fn report(&self, space: &AddressSpace, client: Client, fault: Fault) {
-        let _ = (space, client, fault);
+        self.core.report(space, client, fault);
     }
+
+    /// Lands the held stores of all units, as a host WFI does for units that cannot do it themselves.
+    pub fn land_stores(&self) {
+        self.core.land_stores(Landing::All);
+    }
+
+    /// All counters by name, including what the units have counted so far.
+    pub fn counters(&self) -> Snapshot {
+        let (accesses, hits) = self.core.live_accesses();
+        let mut snapshot = self.core.counters.snapshot();
+        *snapshot.entry("accesses").or_default() += accesses;
+        *snapshot.entry("utlb_hits").or_default() += hits;
+        snapshot
+    }
+}
+
+impl Drop for Mmu {
+    fn drop(&mut self) {
+        self.core.replays.close();
+        self.core.pri.shut_down();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(_)) = thread.take().map(JoinHandle::join) {
+            log::error!("the MMU's thread panicked");
+        }
+    }
+}
+
+/// The MMU's thread.
+fn run(core: &Core, mut random: fastrand::Rng) {
+    let window = core.late_writes.map(|late| late.window);
+    let patience = window.map_or(IDLE, |window| (window / 2).max(Duration::from_millis(1)));
+    loop {
+        match core.pri.next(patience) {
+            Work::Execute(operation) => core.execute(operation, ack_delay(core, &mut random)),
+            Work::Idle => {}
+            Work::Shutdown => return,
+        }
+        if let Some(window) = window {
+            core.land_stores(Landing::OlderThan(window));
+        }
+    }
+}
+
+fn ack_delay(core: &Core, random: &mut fastrand::Rng) -> Duration {
+    let most = core.late_acks.map_or(0, |late| late.most.as_nanos());
+    Duration::from_nanos(random.u64(..=u64::try_from(most).unwrap_or(u64::MAX)))
 }
 
 impl RegisterBlock for Mmu {
-    fn read(&self, _offset: u32) -> Option<u32> {
-        None
+    fn read(&self, offset: u32) -> Option<u32> {
+        let faults = || self.core.faults.read(offset);
+        self.core.pri.read(offset).or_else(faults)
     }
 
-    fn write(&self, _offset: u32, _value: u32) -> Option<()> {
-        None
+    fn write(&self, offset: u32, value: u32) -> Option<()> {
+        match self.core.pri.write(offset, value) {
+            Some(Written::Done) => Some(()),
+            Some(Written::Dropped) => {
+                log::warn!("invalidation triggered while PRI_FIFO_SPACE is 0: dropped");
+                self.core.counters.dropped_triggers.count();
+                Some(())
+            }
+            None => self.core.faults.write(offset, value),
+        }
     }
 
-    fn reset(&self) {}
-}
-
-/// One unit that accesses memory: its TLB and its stores in flight. It belongs to one thread.
-pub struct Unit {}
-
-impl Unit {
-    /// Opens a window: translations got in it stay usable until it is dropped, because an acked invalidate waits for
-    /// that. Keep it short: a bounded number of pages, and never wait for anything in it.
-    pub fn window(&mut self) -> Window<'_> {
-        Window { unit: PhantomData }
-    }
-
-    /// Lands all stores of the unit.
-    pub fn flush(&self) {}
-
-    /// Waits until the driver has resolved `faults`. Fills the replay FIFO and fault buffer 1, and blocks. Where the
-    /// faults are not replayable (a hub unit, replay not enabled, no page directory), reports the first one in
-    /// buffer 0 and returns [`Stalled::Cancelled`] at once.
-    pub fn stall(&mut self, space: &AddressSpace, faults: &[Fault]) -> Stalled {
-        let _ = (space, faults);
-        Stalled::Abandoned
-    }
-}
-
-/// Accesses that an acked invalidate waits for.
-pub struct Window<'a> {
-    unit: PhantomData<&'a mut Unit>,
-}
-
-impl Window<'_> {
-    /// Translates one address. Loads and atomics land the unit's earlier stores first.
-    pub fn translate(
-        &mut self,
-        space: &AddressSpace,
-        va: GpuVa,
-        access: Access,
-    ) -> Result<Translation, Fault> {
-        let _ = space;
-        Err(Fault {
-            va,
-            access,
-            kind: FaultType::Pte,
-        })
-    }
-
-    /// Stores `data` at a translation of this window; now, or later where the device was told to hold stores back.
-    /// Bytes past the leaf's end are dropped.
-    pub fn store(&mut self, to: Translation, data: &[u8]) {
-        let _ = (to, data);
+    fn reset(&self) {
+        self.core.reset();
     }
 }
