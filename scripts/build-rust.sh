@@ -1,0 +1,16 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# build-rust.sh vgpu|userspace: release builds with the builder root's cargo. What runs in the guest is linked statically.
+. "$(dirname "$0")/lib.sh"
+[ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
+
+cd "$MIRAGE_SRC"
+case ${1:-} in
+vgpu) logged "virtual GPU" "$MIRAGE_STATE/log/vgpu.log" cargo build --locked --release -p mirage-vgpu ;;
+userspace)
+	export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
+	logged "library, command and guest tests" "$MIRAGE_STATE/log/userspace.log" \
+		cargo build --locked --release --workspace --exclude mirage-vgpu --target x86_64-unknown-linux-gnu
+	;;
+*) die "usage: build-rust.sh vgpu|userspace" ;;
+esac
