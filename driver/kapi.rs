@@ -17,4 +17,5 @@ pub(crate) mod notifier;
 pub(crate) mod pci;
 pub(crate) mod raw;
 pub(crate) mod syncobj;
+pub(crate) mod time;
 pub(crate) mod workqueue;
