@@ -24,6 +24,7 @@ use crate::{
     },
     regs::IntrTree, //
 };
+use core::marker::PhantomData;
 use kernel::{
     device::{
         self,
@@ -113,27 +114,25 @@ impl pci::Driver for MirageDriver {
 /// The GPU while the device is bound; shut down when this is dropped.
 struct BoundGpu<'bound> {
     gpu: Arc<Gpu>,
-    dev: &'bound device::Device<device::Bound>,
+    _bound: PhantomData<&'bound ()>,
 }
 
 impl<'bound> BoundGpu<'bound> {
     fn new(pdev: &'bound pci::Device<device::Bound>) -> Result<Self> {
-        let dev = pdev.as_ref();
         let resources = GpuResources {
-            dev: dev.into(),
             bar0: Bar0::new(pdev)?,
             bar1: Bar1::new(pdev)?,
         };
         Ok(Self {
-            gpu: Gpu::new(resources, dev)?,
-            dev,
+            gpu: Gpu::new(pdev, resources)?,
+            _bound: PhantomData,
         })
     }
 }
 
 impl Drop for BoundGpu<'_> {
     fn drop(&mut self) {
-        self.gpu.shutdown(self.dev);
+        self.gpu.shutdown();
     }
 }
 

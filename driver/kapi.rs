@@ -16,6 +16,7 @@ pub(crate) mod mmio;
 pub(crate) mod notifier;
 pub(crate) mod pci;
 pub(crate) mod raw;
+pub(crate) mod sort;
 pub(crate) mod syncobj;
 pub(crate) mod time;
 pub(crate) mod workqueue;

@@ -22,7 +22,7 @@
 //! * [`svm`]: one process on one GPU: regions, fault service, policy.
 //! * [`mirror`]: one region: notifier, update lock, commit, invalidate.
 //! * [`gpu_pt`]: format and walk of GPU page tables, pure logic.
-//! * [`fault`], [`tlb`], [`channel`], [`vram`], [`regs`], [`counters`]: the parts of the device.
+//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`vram`], [`regs`], [`counters`]: the parts of the device.
 //! * [`kapi`]: safe wrappers of kernel interfaces; all `unsafe` code, all differences between kernel versions.
 //!
 //! # Glossary
@@ -40,12 +40,31 @@
 //!
 //! # Lock order
 //!
-//! To be written with the code that takes them.
+//! A lock may be taken while locks with smaller numbers are held, never the other way round.
+//!
+//! 1. `MirageFile::mirror`: one ioctl binds the file.
+//! 2. `Gpu::faults`: while packets are read, faults are queued and channels stopped.
+//! 3. `Svm::scratch`: while a batch is served.
+//! 4. `Gpu::channels`: a channel is made under it, so that an ID is never given twice. Finding one does not nest.
+//! 5. `Gpu::svms`.
+//! 6. `Channel::state`: stopping a channel waits for the hardware under it.
+//! 7. `Gpu::preempt`, `Svm::pending`, `Svm::reports`: leaves.
+//! 8. `Svm::space`: regions are made and removed under it, which waits for invalidations that run. So nothing that an
+//!    invalidate callback, or the holder of an mmap lock, can wait for may come before it.
+//! 9. The allocator of device memory ([`vram`]): allocates memory under its lock, so it comes before everything that reclaim takes.
+//! 10. mmap lock, then the locks of the core mm (rmap locks, page locks).
+//! 11. The invalidation of the core mm (`mmu_notifier_invalidate_range_start`); reclaim gets here from any allocation.
+//! 12. **The update lock** of a region (in [`kapi::notifier`]): page-table writes and the sequence check. Under it no memory
+//!     is allocated or freed and nothing sleeps for long; the only wait is for the TLB.
+//! 13. `Tlb::lock`: the TLB registers, until the device has acknowledged.
+//!
+//! A non-blockable invalidation tries 12 and 13, and changes nothing unless it gets both.
 
 #![crate_name = "mirage"]
 
 mod channel;
 mod counters;
+mod directory;
 mod driver;
 mod fault;
 mod file;
@@ -53,6 +72,7 @@ mod gpu;
 mod gpu_pt;
 mod kapi;
 mod mirror;
+mod push;
 mod regs;
 mod svm;
 mod tlb;

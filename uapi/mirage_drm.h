@@ -153,8 +153,8 @@ enum drm_mirage_reason {
 	DRM_MIRAGE_REASON_NO_VMA = 1,
 	/** @DRM_MIRAGE_REASON_PERMISSION: the mapping does not allow the access, or the kernel does not let devices in */
 	DRM_MIRAGE_REASON_PERMISSION,
-	/** @DRM_MIRAGE_REASON_POISON: the page has a memory error */
-	DRM_MIRAGE_REASON_POISON,
+	/** @DRM_MIRAGE_REASON_BUS: where the CPU would get SIGBUS: past the end of a file, a memory error */
+	DRM_MIRAGE_REASON_BUS,
 	/** @DRM_MIRAGE_REASON_UNMANAGED: the address is in the range left to the driver, or above what the GPU can address */
 	DRM_MIRAGE_REASON_UNMANAGED,
 	/** @DRM_MIRAGE_REASON_OUT_OF_MEMORY: no memory to serve the fault, even after retries */

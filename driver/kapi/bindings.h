@@ -4,6 +4,7 @@
 #include <drm/drm_print.h>
 #include <drm/drm_syncobj.h>
 #include <linux/hmm.h>
+#include <linux/sort.h>
 
 #include "helpers.h"
 #include "../../uapi/mirage_drm.h"

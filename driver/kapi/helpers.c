@@ -10,6 +10,11 @@ void mirage_wmb(void)
 	wmb();
 }
 
+void mirage_rmb(void)
+{
+	rmb();
+}
+
 void mirage_dma_fence_put(struct dma_fence *fence)
 {
 	dma_fence_put(fence);

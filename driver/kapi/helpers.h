@@ -20,6 +20,7 @@ enum {
 };
 
 void mirage_wmb(void);
+void mirage_rmb(void);
 
 void mirage_dma_fence_put(struct dma_fence *fence);
 void mirage_dma_fence_set_error(struct dma_fence *fence, int error);

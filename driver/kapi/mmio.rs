@@ -175,3 +175,9 @@ pub(crate) fn wmb() {
     // SAFETY: A barrier has no preconditions.
     unsafe { raw::mirage_wmb() }
 }
+
+/// Orders reads of coherent memory that the device writes. C: `rmb()`.
+pub(crate) fn rmb() {
+    // SAFETY: A barrier has no preconditions.
+    unsafe { raw::mirage_rmb() }
+}

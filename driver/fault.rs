@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The fault buffers: packets in, faults out to the address spaces that they belong to.
+//!
+//! Packets are untrusted. One that names no live channel, or makes no sense, is counted and dropped.
+
+use crate::{
+    channel::Channel,
+    gpu::Gpu,
+    kapi::{coherent::CoherentBuf, dma::MirrorDma, mmio, mmio::Bar0},
+    regs::*,
+    svm::{Reason, Svm},
+    vram::VramOffset,
+};
+use kernel::{
+    io::register::Array,
+    prelude::*,
+    sync::Arc,
+    time::{delay, Delta},
+};
+
+/// Most packets that are read before their address spaces get to work.
+pub(crate) const BATCH: usize = 256;
+/// Looks at a packet whose VALID is not set yet, 1 us apart, before it is left for the next interrupt.
+const VALID_POLLS: usize = 100;
+/// Bounds of what the device may say about the size of a buffer, in packets.
+const ENTRIES: core::ops::RangeInclusive<u32> = 2..=65536;
+
+/// What the GPU tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FaultAccess {
+    Read,
+    Write,
+    Atomic,
+}
+
+/// One access that faulted.
+#[derive(Clone)]
+pub(crate) struct Fault {
+    pub(crate) channel: Arc<Channel>,
+    /// Address, 4 KiB aligned.
+    pub(crate) va: u64,
+    pub(crate) access: FaultAccess,
+    /// Why no service can help, if none can.
+    pub(crate) fatal: Option<Reason>,
+}
+
+/// The two buffers of a device.
+pub(crate) struct FaultBuffers {
+    non_replayable: FaultBuffer,
+    replayable: FaultBuffer,
+}
+
+/// A buffer, by its index in the register arrays.
+#[derive(Clone, Copy)]
+enum Kind {
+    NonReplayable = 0,
+    Replayable = 1,
+}
+
+struct FaultBuffer {
+    kind: Kind,
+    mem: CoherentBuf,
+    entries: u32,
+    get: u32,
+}
+
+impl FaultBuffers {
+    /// Allocates and enables both.
+    pub(crate) fn new(bar0: &Bar0, dma: &MirrorDma) -> Result<Self> {
+        Ok(Self {
+            non_replayable: FaultBuffer::new(Kind::NonReplayable, bar0, dma)?,
+            replayable: FaultBuffer::new(Kind::Replayable, bar0, dma)?,
+        })
+    }
+
+    /// Switches both off, before their memory is freed.
+    pub(crate) fn disable(&self, bar0: &Bar0) {
+        for buffer in [&self.non_replayable, &self.replayable] {
+            let size = || NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(buffer.kind as usize);
+            if let Some((write, read)) = size().zip(size()) {
+                bar0.write(write, NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed());
+                // The read comes back after the write has taken effect.
+                bar0.read(read);
+            }
+        }
+    }
+}
+
+/// Reads both buffers until they are empty and sets the address spaces to work.
+pub(crate) fn drain(gpu: &Arc<Gpu>) {
+    let mut buffers = gpu.faults.lock();
+    let Some(buffers) = &mut *buffers else { return };
+    buffers.non_replayable.drain(gpu, |fault| {
+        // Of these nothing can be replayed: the channel is at fault, or a cancel got there first.
+        fault.channel.svm().fail_reported(&fault);
+    });
+    let mut touched = KVec::<Arc<Svm>>::new();
+    let mut lost_any = false;
+    buffers.replayable.drain(gpu, |fault| {
+        let svm = fault.channel.svm().clone();
+        let queued = svm.queue_fault(fault);
+        lost_any |= !queued;
+        if !touched.iter().any(|other| Arc::ptr_eq(other, &svm)) {
+            // Out of memory: start it now instead of once at the end.
+            touched
+                .push(svm.clone(), GFP_KERNEL)
+                .unwrap_or_else(|_| svm.start_service());
+        }
+    });
+    touched.iter().for_each(Svm::start_service);
+    if touched.is_empty() && lost_any {
+        // Nobody else will replay; without it the accesses would stall for ever.
+        let _ = gpu.tlb.lock().replay(None);
+    }
+}
+
+impl FaultBuffer {
+    fn new(kind: Kind, bar0: &Bar0, dma: &MirrorDma) -> Result<Self> {
+        let i = kind as usize;
+        let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
+        bar0.write(
+            size,
+            NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed().with_set_default(true),
+        );
+        let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
+        let entries = bar0.read(size).val().get();
+        if !ENTRIES.contains(&entries) {
+            return Err(ENODEV);
+        }
+        let mem = dma.coherent(usize::try_from(entries)? * packet::SIZE)?;
+        let addr = mem.dma_addr();
+        let hi = NV_PFB_PRI_MMU_FAULT_BUFFER_HI::try_at(i).ok_or(EINVAL)?;
+        bar0.write(
+            hi,
+            NV_PFB_PRI_MMU_FAULT_BUFFER_HI::from(u32::try_from(addr >> 32)?),
+        );
+        let lo = NV_PFB_PRI_MMU_FAULT_BUFFER_LO::try_at(i).ok_or(EINVAL)?;
+        // CAST: The low half; it is page aligned.
+        let lo_value = NV_PFB_PRI_MMU_FAULT_BUFFER_LO::from(addr as u32)
+            .with_addr_mode_physical(true)
+            .try_with_aperture(Target::SysMemCoherent as u32)?;
+        bar0.write(lo, lo_value);
+        let get = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i).ok_or(EINVAL)?;
+        bar0.write(get, NV_PFB_PRI_MMU_FAULT_BUFFER_GET::zeroed());
+        mmio::wmb();
+        let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
+        let on = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed()
+            .try_with_val(entries)?
+            .with_overflow_intr(true)
+            .with_enable(true);
+        bar0.write(size, on);
+        Ok(Self {
+            kind,
+            mem,
+            entries,
+            get: 0,
+        })
+    }
+
+    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet.
+    fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) {
+        let Some(location) = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(self.kind as usize) else {
+            return;
+        };
+        let put = gpu.bar0.read(location);
+        let target = put.ptr().get();
+        if put.into_raw() == u32::MAX {
+            return;
+        }
+        if target >= self.entries {
+            gpu.counters.stale_faults.inc();
+            return;
+        }
+        for _ in 0..BATCH {
+            if self.get == target {
+                break;
+            }
+            match self.take_packet() {
+                Ok(words) => match parse(gpu, &words) {
+                    Some(fault) => f(fault),
+                    None => gpu.counters.stale_faults.inc(),
+                },
+                Err(_) => break,
+            }
+            gpu.counters.faults.inc();
+            self.get = (self.get + 1) % self.entries;
+        }
+        self.write_get(gpu, put);
+    }
+
+    /// Reads the packet at GET once it is complete, and clears its VALID for the next round.
+    fn take_packet(&self) -> Result<[u32; packet::SIZE / 4]> {
+        let base = usize::try_from(self.get)? * packet::SIZE;
+        let info = base + packet::SIZE - 4;
+        for polls in 0.. {
+            if packet::Info::from(self.mem.read32(info)?).valid() {
+                break;
+            }
+            if polls == VALID_POLLS {
+                return Err(EAGAIN);
+            }
+            delay::udelay(Delta::from_micros(1));
+        }
+        mmio::rmb();
+        let mut words = [0; packet::SIZE / 4];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.mem.read32(base + i * 4)?;
+        }
+        self.mem.write32(info, 0)?;
+        Ok(words)
+    }
+
+    /// Gives the packets back to the hardware, and clears an overflow, which needs room in the buffer first.
+    fn write_get(&self, gpu: &Gpu, put: NV_PFB_PRI_MMU_FAULT_BUFFER_PUT) {
+        // VALID must be cleared before the hardware may write the packet again.
+        mmio::wmb();
+        let value = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(self.get);
+        let i = self.kind as usize;
+        if let Some(get) = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i) {
+            gpu.bar0.write(get, value);
+        }
+        if !put.overflow() && !put.getptr_corrupted() {
+            return;
+        }
+        gpu.counters.overflows.inc();
+        if let Some(get) = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i) {
+            gpu.bar0
+                .write(get, value.with_overflow(true).with_getptr_corrupted(true));
+        }
+    }
+}
+
+/// Makes a fault of a packet; `None` if it names no channel or access.
+fn parse(gpu: &Gpu, words: &[u32; packet::SIZE / 4]) -> Option<Fault> {
+    let [inst_lo, inst_hi, addr_lo, addr_hi, _, _, _, info] = *words;
+    let inst = packet::Inst::from(inst_lo);
+    if inst.aperture().get() != Target::VidMem as u32 {
+        return None;
+    }
+    let inst = VramOffset(u64::from(inst_hi) << 32 | u64::from(inst.lo().get()) << 12);
+    let va = u64::from(addr_hi) << 32 | u64::from(packet::Addr::from(addr_lo).lo().get()) << 12;
+    let info = packet::Info::from(info);
+    let access = match info.access_type().get() {
+        access_type::READ => FaultAccess::Read,
+        access_type::WRITE => FaultAccess::Write,
+        access_type::ATOMIC_STRONG | access_type::ATOMIC_WEAK => FaultAccess::Atomic,
+        _ => return None,
+    };
+    let fatal = match info.fault_type().get() {
+        fault_type::PDE
+        | fault_type::PTE
+        | fault_type::RO_VIOLATION
+        | fault_type::ATOMIC_VIOLATION => None,
+        fault_type::VA_LIMIT_VIOLATION => Some(Reason::Unmanaged),
+        fault_type::POISONED => Some(Reason::Bus),
+        _ => Some(Reason::Device),
+    };
+    Some(Fault {
+        channel: gpu.channel_of(inst)?,
+        va,
+        access,
+        fatal,
+    })
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One device: bring-up, interrupts, the channels that run on it, and the end of it.
+//!
+//! A [`Gpu`] outlives unbind for as long as files are open. After [`Gpu::shutdown`] it owns no DMA memory or mapping,
+//! register writes go nowhere, and nothing new is begun ([`Gpu::is_lost`]).
+
+use crate::{
+    channel::{Channel, ChannelId, CHANNELS, PUSH_MAX},
+    counters::Counters,
+    fault::{self, FaultBuffers},
+    kapi::{
+        dma::MirrorDma,
+        mmio::{Bar0, Bar1},
+        workqueue::OwnedQueue,
+    },
+    mirror::REGION_SIZE,
+    regs::*,
+    svm::Svm,
+    tlb::{Scope, Tlb},
+    vram::{Vram, VramOffset},
+};
+use kernel::{
+    device::Bound,
+    impl_has_work,
+    io::register::Array,
+    new_mutex, new_work, pci,
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
+    workqueue::{Work, WorkItem},
+};
+
+/// Work items of a [`Gpu`], one per interrupt tree.
+const STALL_WORK: u64 = IntrTree::Stall as u64;
+const NON_STALL_WORK: u64 = IntrTree::NonStall as u64;
+
+/// What GETPARAM can ask.
+#[derive(Clone, Copy)]
+pub(crate) enum Param {
+    Chipset,
+    VramSize,
+    ComputeClass,
+    ChannelsMax,
+    UnmanagedAlign,
+    UnmanagedMin,
+    PushMax,
+}
+
+/// What the PCI driver has mapped for the device.
+pub(crate) struct GpuResources {
+    pub(crate) bar0: Bar0,
+    pub(crate) bar1: Bar1,
+}
+
+/// One device.
+#[pin_data]
+pub(crate) struct Gpu {
+    pub(crate) bar0: Arc<Bar0>,
+    pub(crate) vram: Vram,
+    pub(crate) dma: MirrorDma,
+    pub(crate) counters: Arc<Counters>,
+    #[pin]
+    pub(crate) tlb: Tlb,
+    /// Channel table; the index is the hardware's channel ID.
+    #[pin]
+    channels: Mutex<[Option<Arc<Channel>>; CHANNELS]>,
+    /// Address spaces, for shutdown.
+    #[pin]
+    svms: Mutex<KVec<Arc<Svm>>>,
+    #[pin]
+    pub(crate) faults: Mutex<Option<FaultBuffers>>,
+    /// Registers that stop a channel; one channel at a time.
+    #[pin]
+    pub(crate) preempt: Mutex<()>,
+    lost: Atomic<bool>,
+    /// Runs all work of the device and of its address spaces. Emptied by `shutdown` and by `Svm::close`, so the last
+    /// reference to the device is never dropped in it.
+    pub(crate) queue: OwnedQueue,
+    #[pin]
+    stall_work: Work<Gpu, STALL_WORK>,
+    #[pin]
+    non_stall_work: Work<Gpu, NON_STALL_WORK>,
+}
+
+impl_has_work! {
+    impl HasWork<Self, STALL_WORK> for Gpu { self.stall_work }
+    impl HasWork<Self, NON_STALL_WORK> for Gpu { self.non_stall_work }
+}
+
+impl WorkItem<STALL_WORK> for Gpu {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.service_stall();
+    }
+}
+
+impl WorkItem<NON_STALL_WORK> for Gpu {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.service_non_stall();
+    }
+}
+
+impl Gpu {
+    /// Brings the device up, interrupts still off.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: this is no device that the driver knows. `EOPNOTSUPP`: it cannot mirror memory. `ENOMEM`.
+    pub(crate) fn new(pdev: &pci::Device<Bound>, res: GpuResources) -> Result<Arc<Self>> {
+        let bar0 = Arc::new(res.bar0, GFP_KERNEL)?;
+        let chipset = bar0.read(NV_PMC_BOOT_0).into_raw();
+        if chipset == 0 || chipset == u32::MAX {
+            dev_err!(
+                pdev,
+                "no answer from the device (NV_PMC_BOOT_0 = {chipset:#x})\n"
+            );
+            return Err(ENODEV);
+        }
+        let counters = Arc::new(Counters::new(), GFP_KERNEL)?;
+        let vram = Vram::new(res.bar1)?;
+        let dma = MirrorDma::new(pdev)?;
+        let faults = FaultBuffers::new(&bar0, &dma)?;
+        let queue = OwnedQueue::new(c"mirage")?;
+        let tlb_bar0 = bar0.clone();
+        let tlb_counters = counters.clone();
+        Arc::pin_init(
+            try_pin_init!(Self {
+                bar0,
+                vram,
+                dma,
+                counters,
+                tlb <- Tlb::new(tlb_bar0, tlb_counters),
+                channels <- new_mutex!([const { None }; CHANNELS], "mirage::channels"),
+                svms <- new_mutex!(KVec::new(), "mirage::svms"),
+                faults <- new_mutex!(Some(faults), "mirage::faults"),
+                preempt <- new_mutex!((), "mirage::preempt"),
+                lost: Atomic::new(false),
+                queue,
+                stall_work <- new_work!("mirage::stall"),
+                non_stall_work <- new_work!("mirage::non_stall"),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// A parameter, in the unit that the user interface gives.
+    pub(crate) fn param(&self, param: Param) -> u64 {
+        match param {
+            Param::Chipset => self.bar0.read(NV_PMC_BOOT_0).value().get().into(),
+            Param::VramSize => self.vram.size(),
+            Param::ComputeClass => MIRAGE_COMPUTE_A.into(),
+            Param::ChannelsMax => CHANNELS as u64,
+            Param::UnmanagedAlign | Param::UnmanagedMin => REGION_SIZE,
+            Param::PushMax => PUSH_MAX as u64,
+        }
+    }
+
+    /// Writes the counters, a line each.
+    pub(crate) fn show_counters(&self, seq: &SeqFile) {
+        seq_print!(seq, "{}", *self.counters);
+    }
+
+    /// Switches interrupts on, once their handlers are registered.
+    pub(crate) fn enable_interrupts(&self) {
+        self.bar0.write_reg(
+            NV_PFB_NISO_INTR_EN_SET::zeroed()
+                .with_replay_notify(true)
+                .with_replay_overflow(true)
+                .with_nonreplay_notify(true)
+                .with_nonreplay_overflow(true),
+        );
+        self.bar0.write_reg(
+            NV_PFIFO_INTR_EN_0::zeroed()
+                .with_bind_error(true)
+                .with_pbdma_intr(true)
+                .with_channel_intr(true),
+        );
+        self.bar0.write_reg(NV_PPBDMA_INTR_EN_0::from(u32::MAX));
+        self.bar0.write_reg(NV_PGRAPH_INTR_EN::from(u32::MAX));
+        self.rearm(IntrTree::Stall);
+        self.rearm(IntrTree::NonStall);
+    }
+
+    /// Hard interrupt of a tree. Returns whether it was ours.
+    pub(crate) fn handle_interrupt(self: &Arc<Self>, tree: IntrTree) -> bool {
+        let index = tree as usize;
+        let Some((intr, disarm)) =
+            NV_PMC_INTR::try_at(index).zip(NV_PMC_INTR_EN_CLEAR::try_at(index))
+        else {
+            return false;
+        };
+        if self.bar0.read(intr).into_raw() == 0 {
+            return false;
+        }
+        // The levels stay until the work has dealt with their cause; it arms the tree again.
+        self.bar0
+            .write(disarm, NV_PMC_INTR_EN_CLEAR::from(u32::MAX));
+        // A queued work item that is queued again runs once more, so `Err` loses nothing.
+        match tree {
+            IntrTree::Stall => drop(self.queue.enqueue::<_, STALL_WORK>(self.clone())),
+            IntrTree::NonStall => drop(self.queue.enqueue::<_, NON_STALL_WORK>(self.clone())),
+        }
+        true
+    }
+
+    /// Faults and errors of the compute engine.
+    fn service_stall(self: &Arc<Self>) {
+        fault::drain(self);
+        let intr = self.bar0.read(NV_PGRAPH_INTR);
+        if intr.into_raw() != 0 && !self.is_lost() {
+            let context = self.bar0.read(NV_PGRAPH_PRI_FECS_CURRENT_CTX);
+            let method = self.bar0.read(NV_PGRAPH_TRAPPED_ADDR).mthd().get() << 2;
+            let inst = VramOffset(u64::from(context.ptr().get()) << 12);
+            if let Some(channel) = self.channel_of(inst).filter(|_| context.valid()) {
+                channel.fail_method(method);
+            }
+            self.bar0.write_reg(intr);
+        }
+        self.rearm(IntrTree::Stall);
+    }
+
+    /// Finished work, and errors of Host.
+    fn service_non_stall(self: &Arc<Self>) {
+        let intr = self.bar0.read(NV_PFIFO_INTR_0);
+        if self.is_lost() {
+            return;
+        }
+        // Before the semaphores are read, so that one that comes in between raises it again.
+        self.bar0.write_reg(intr);
+        if intr.channel_intr() {
+            self.each_channel(|channel| channel.complete());
+        }
+        let error = self.bar0.read(NV_PPBDMA_INTR_0);
+        if intr.pbdma_intr() && error.into_raw() != 0 {
+            let context = self.bar0.read(NV_PPBDMA_CHANNEL);
+            let method = self.bar0.read(NV_PPBDMA_METHOD0).addr().get() << 2;
+            let id = ChannelId::new(context.chid().get());
+            if let Some(channel) = id
+                .and_then(|id| self.channel(id))
+                .filter(|_| context.valid())
+            {
+                channel.fail_method(method);
+            }
+            self.bar0.write_reg(error);
+        }
+        self.rearm(IntrTree::NonStall);
+    }
+
+    fn rearm(&self, tree: IntrTree) {
+        if self.is_lost() {
+            return;
+        }
+        let bits = match tree {
+            IntrTree::Stall => NV_PMC_INTR_EN_SET::zeroed().with_hub(true).with_graph(true),
+            IntrTree::NonStall => NV_PMC_INTR_EN_SET::zeroed().with_pfifo(true),
+        };
+        if let Some(location) = NV_PMC_INTR_EN_SET::try_at(tree as usize) {
+            self.bar0.write(location, bits);
+        }
+    }
+
+    /// The channel whose instance block is at `inst`.
+    pub(crate) fn channel_of(&self, inst: VramOffset) -> Option<Arc<Channel>> {
+        let channels = self.channels.lock();
+        channels
+            .iter()
+            .flatten()
+            .find(|channel| channel.inst() == inst)
+            .cloned()
+    }
+
+    /// The channel with a hardware ID.
+    pub(crate) fn channel(&self, id: ChannelId) -> Option<Arc<Channel>> {
+        self.channels.lock().get(id.index())?.clone()
+    }
+
+    /// Puts a channel into the table, under an ID that `make` gets.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`: no ID is free. `ENODEV`: the device is lost. What `make` returns.
+    pub(crate) fn insert_channel(
+        &self,
+        make: impl FnOnce(ChannelId) -> Result<Arc<Channel>>,
+    ) -> Result<Arc<Channel>> {
+        let mut channels = self.channels.lock();
+        if self.is_lost() {
+            return Err(ENODEV);
+        }
+        let (index, slot) = channels
+            .iter_mut()
+            .enumerate()
+            .find(|(_, slot)| slot.is_none())
+            .ok_or(ENOSPC)?;
+        let channel = make(ChannelId::new(u32::try_from(index)?).ok_or(ENOSPC)?)?;
+        *slot = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// Takes the channels out of the table that `which` names.
+    pub(crate) fn remove_channels(
+        &self,
+        which: impl Fn(&Channel) -> bool,
+    ) -> [Option<Arc<Channel>>; CHANNELS] {
+        let mut removed = [const { None }; CHANNELS];
+        let mut channels = self.channels.lock();
+        for (slot, out) in channels.iter_mut().zip(&mut removed) {
+            if slot.as_ref().is_some_and(|channel| which(channel)) {
+                *out = slot.take();
+            }
+        }
+        removed
+    }
+
+    /// Calls `f` for every channel, with no lock held.
+    fn each_channel(&self, f: impl Fn(&Arc<Channel>)) {
+        (0..CHANNELS as u32)
+            .filter_map(|id| self.channel(ChannelId::new(id)?))
+            .for_each(|channel| f(&channel));
+    }
+
+    /// Registers an address space.
+    pub(crate) fn add_svm(&self, svm: &Arc<Svm>) -> Result {
+        let mut svms = self.svms.lock();
+        if self.is_lost() {
+            return Err(ENODEV);
+        }
+        Ok(svms.push(svm.clone(), GFP_KERNEL)?)
+    }
+
+    /// Forgets an address space.
+    pub(crate) fn remove_svm(&self, svm: &Arc<Svm>) {
+        self.svms.lock().retain(|other| !Arc::ptr_eq(other, svm));
+    }
+
+    /// Whether the device is stopped or gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Relaxed)
+    }
+
+    /// Drops translations; when it returns, the device cannot use them any more.
+    pub(crate) fn tlb_invalidate(&self, scope: &Scope) {
+        if self.tlb.lock().invalidate(scope).is_err() {
+            self.stop_dma("a TLB invalidate was not acknowledged");
+        }
+    }
+
+    /// The device does not do what it must: takes it off the bus, so that it can reach no page any more. Does not sleep.
+    pub(crate) fn stop_dma(&self, why: &str) {
+        if !self.lost.xchg(true, kernel::sync::atomic::Full) {
+            dev_err!(self.dma.dev(), "device stopped: {why}\n");
+        }
+        self.dma.stop();
+    }
+
+    /// First step of unbind: ends all work, so that no ioctl waits for the device any more.
+    pub(crate) fn stop(&self) {
+        {
+            // Under the locks that new channels and address spaces take, so that none is missed.
+            let _channels = self.channels.lock();
+            let _svms = self.svms.lock();
+            self.lost.store(true, Relaxed);
+        }
+        self.each_channel(|channel| channel.end(ENODEV, None));
+    }
+
+    /// Last step of unbind, when no ioctl and no interrupt handler runs: gives all memory and mappings back.
+    pub(crate) fn shutdown(&self) {
+        self.stop();
+        self.queue.flush();
+        for channel in self.remove_channels(|_| true).into_iter().flatten() {
+            channel.release();
+        }
+        let svms = core::mem::replace(&mut *self.svms.lock(), KVec::new());
+        for svm in svms {
+            svm.detach();
+        }
+        let buffers = self.faults.lock().take();
+        if let Some(buffers) = buffers {
+            buffers.disable(&self.bar0);
+        }
+        self.queue.flush();
+    }
+}

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page tables of one 2 MiB block: a PDE0 and the two tables that it may point to.
+
+use super::{Access, LeafSize, Pde, PdeBig, Pte, TableMem, BIG_PAGES, BLOCK_PAGES, PAGE_SHIFT};
+use crate::vram::VramOffset;
+use core::ops::Range;
+use kernel::prelude::*;
+
+/// Where the tables of a block are; they belong to the block for as long as it exists.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockTables {
+    /// The 16-byte PDE0.
+    pub(crate) pde0: VramOffset,
+    /// 32 PTEs of 64 KiB.
+    pub(crate) big: VramOffset,
+    /// 512 PTEs of 4 KiB. Allocated before the first leaf, so that a split never allocates.
+    pub(crate) small: VramOffset,
+}
+
+/// Form of a PDE0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Nothing is mapped and no table is linked.
+    Empty,
+    /// A 2 MiB leaf.
+    Huge,
+    /// A 2 MiB leaf that was retired.
+    HugeRetired,
+    /// Both tables are linked.
+    Tables,
+}
+
+/// What an operation did to entries that the device may have cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stale {
+    /// Nothing: only invalid entries became valid.
+    #[default]
+    Nothing,
+    /// PTEs.
+    Pte,
+    /// PTEs and the PDE0.
+    Pde0,
+}
+
+/// The page tables of one 2 MiB block.
+pub(crate) struct Block {
+    tables: BlockTables,
+    form: Form,
+    /// 4 KiB pages that are mapped.
+    mapped: usize,
+}
+
+/// One leaf to write.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaf {
+    /// First 4 KiB page in the block; a multiple of the size.
+    pub(crate) page: usize,
+    /// Its size.
+    pub(crate) size: LeafSize,
+    /// What it points to and with what rights.
+    pub(crate) pte: Pte,
+}
+
+/// How many leaves of each size were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeafCounts {
+    pub(crate) small: usize,
+    pub(crate) big: usize,
+    pub(crate) huge: usize,
+}
+
+impl LeafCounts {
+    /// Adds one leaf.
+    pub(crate) fn add(&mut self, size: LeafSize) {
+        match size {
+            LeafSize::Small => self.small += 1,
+            LeafSize::Big => self.big += 1,
+            LeafSize::Huge => self.huge += 1,
+        }
+    }
+}
+
+impl Block {
+    /// A block whose tables are all zero.
+    pub(crate) fn new(tables: BlockTables) -> Self {
+        Self {
+            tables,
+            form: Form::Empty,
+            mapped: 0,
+        }
+    }
+
+    /// 4 KiB pages that are mapped.
+    pub(crate) fn mapped(&self) -> usize {
+        self.mapped
+    }
+
+    /// What the GPU may do with `page`, if it is mapped, and the leaf that says so.
+    pub(crate) fn lookup(&self, mem: &impl TableMem, page: usize) -> Option<(Access, LeafSize)> {
+        let (pte, size) = match self.form {
+            Form::Empty | Form::HugeRetired => return None,
+            Form::Huge => (Pte::from_raw(mem.read(self.tables.pde0)), LeafSize::Huge),
+            Form::Tables => {
+                let big = self.big_pte(mem, page);
+                if big.valid() {
+                    (big, LeafSize::Big)
+                } else {
+                    (self.small_pte(mem, page), LeafSize::Small)
+                }
+            }
+        };
+        pte.valid().then(|| (pte.access(), size))
+    }
+
+    /// Writes a leaf where nothing is mapped.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`: some page of it is mapped. `EINVAL`: the leaf is not aligned or not in the block.
+    pub(crate) fn map(&mut self, mem: &impl TableMem, leaf: Leaf) -> Result<Stale> {
+        let pages = leaf.size.pages();
+        if leaf.page % pages != 0 || leaf.page >= BLOCK_PAGES {
+            return Err(EINVAL);
+        }
+        if self.mapped != 0
+            && (leaf.page..leaf.page + pages).any(|page| self.lookup(mem, page).is_some())
+        {
+            return Err(EEXIST);
+        }
+        let stale = match leaf.size {
+            LeafSize::Huge => self.map_huge(mem, leaf.pte),
+            LeafSize::Big => {
+                let stale = self.link_tables(mem)?;
+                mem.write(self.big_at(leaf.page), leaf.pte.into_raw());
+                stale
+            }
+            LeafSize::Small => {
+                let stale = self.link_tables(mem)?;
+                mem.write(self.small_at(leaf.page), leaf.pte.into_raw());
+                stale
+            }
+        };
+        self.mapped += pages;
+        Ok(stale)
+    }
+
+    /// Makes `page` writable; of a larger leaf the whole leaf if `whole`, else the leaf is split.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: the page is not mapped.
+    pub(crate) fn upgrade(
+        &mut self,
+        mem: &impl TableMem,
+        page: usize,
+        whole: bool,
+    ) -> Result<Stale> {
+        let (_, size) = self.lookup(mem, page).ok_or(ENOENT)?;
+        let mut stale = Stale::Pte;
+        if !whole {
+            stale = stale.max(self.split_around(mem, page..page + 1)?);
+        }
+        let at = match (size, whole) {
+            (LeafSize::Huge, true) => self.tables.pde0,
+            (LeafSize::Big, true) => self.big_at(page),
+            _ => self.small_at(page),
+        };
+        let pte = Pte::from_raw(mem.read(at));
+        mem.write(
+            at,
+            pte.with_read_only(false)
+                .with_atomic_disable(false)
+                .into_raw(),
+        );
+        Ok(stale)
+    }
+
+    /// Makes all of `pages` invalid and keeps the addresses. Leaves that stick out are split first.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the range is not in the block.
+    pub(crate) fn retire(&mut self, mem: &impl TableMem, pages: Range<usize>) -> Result<Retired> {
+        if pages.start > pages.end || pages.end > BLOCK_PAGES {
+            return Err(EINVAL);
+        }
+        if self.mapped == 0 || pages.is_empty() {
+            return Ok(Retired::default());
+        }
+        if self.form == Form::Huge && pages.len() == BLOCK_PAGES {
+            let pte = Pte::from_raw(mem.read(self.tables.pde0));
+            mem.write(self.tables.pde0, pte.retired().into_raw());
+            self.form = Form::HugeRetired;
+            self.mapped = 0;
+            return Ok(Retired {
+                pages: BLOCK_PAGES,
+                stale: Stale::Pde0,
+            });
+        }
+        let split = self.split_around(mem, pages.clone())?;
+        let mut retired = 0;
+        let mut page = pages.start;
+        while page < pages.end {
+            let Some((_, size)) = self.lookup(mem, page) else {
+                page += 1;
+                continue;
+            };
+            let at = if size == LeafSize::Big {
+                self.big_at(page)
+            } else {
+                self.small_at(page)
+            };
+            let pte = Pte::from_raw(mem.read(at));
+            mem.write(at, pte.retired().into_raw());
+            retired += size.pages();
+            page += size.pages();
+        }
+        self.mapped -= retired;
+        let stale = if retired == 0 {
+            split
+        } else {
+            split.max(Stale::Pte)
+        };
+        Ok(Retired {
+            pages: retired,
+            stale,
+        })
+    }
+
+    /// Hands out the bus address of each retired 4 KiB page in `pages`, and zeroes the entries.
+    pub(crate) fn reap(
+        &mut self,
+        mem: &impl TableMem,
+        pages: Range<usize>,
+        mut f: impl FnMut(u64),
+    ) {
+        match self.form {
+            Form::Empty | Form::Huge => (),
+            Form::HugeRetired => {
+                let pte = Pte::from_raw(mem.read(self.tables.pde0));
+                mem.write(self.tables.pde0, 0);
+                self.form = Form::Empty;
+                each_page(pte, BLOCK_PAGES, &mut f);
+            }
+            Form::Tables => {
+                for page in pages {
+                    if page % BIG_PAGES == 0 {
+                        self.reap_entry(mem, self.big_at(page), BIG_PAGES, &mut f);
+                    }
+                    self.reap_entry(mem, self.small_at(page), 1, &mut f);
+                }
+            }
+        }
+    }
+
+    /// Takes the tables of a block with nothing mapped out of its PDE0.
+    pub(crate) fn unlink(&mut self, mem: &impl TableMem) {
+        mem.write(self.tables.pde0, 0);
+        mem.write(self.tables.pde0.add(8), 0);
+        self.form = Form::Empty;
+    }
+
+    fn reap_entry(
+        &self,
+        mem: &impl TableMem,
+        at: VramOffset,
+        pages: usize,
+        f: &mut impl FnMut(u64),
+    ) {
+        let pte = Pte::from_raw(mem.read(at));
+        if pte.valid() || pte.into_raw() == 0 {
+            return;
+        }
+        mem.write(at, 0);
+        each_page(pte, pages, f);
+    }
+
+    fn map_huge(&mut self, mem: &impl TableMem, pte: Pte) -> Stale {
+        let stale = if self.form == Form::Tables {
+            Stale::Pde0
+        } else {
+            Stale::Nothing
+        };
+        mem.write(self.tables.pde0, pte.into_raw());
+        mem.barrier();
+        mem.write(self.tables.pde0.add(8), 0);
+        self.form = Form::Huge;
+        stale
+    }
+
+    /// Links both tables into the PDE0 of a block that has no leaf, or has them linked already.
+    fn link_tables(&mut self, mem: &impl TableMem) -> Result<Stale> {
+        if self.form == Form::Tables {
+            return Ok(Stale::Nothing);
+        }
+        self.write_pde0_tables(mem)?;
+        Ok(Stale::Nothing)
+    }
+
+    /// The small half goes first: until the big half is written the device sees a leaf or nothing.
+    fn write_pde0_tables(&mut self, mem: &impl TableMem) -> Result {
+        let small = Pde::table(self.tables.small)?;
+        let big = PdeBig::table(self.tables.big)?;
+        mem.write(self.tables.pde0.add(8), small.into_raw());
+        mem.barrier();
+        mem.write(self.tables.pde0, big.into_raw());
+        self.form = Form::Tables;
+        Ok(())
+    }
+
+    /// Splits leaves that lie only partly in `pages` into 4 KiB ones with the same translation.
+    fn split_around(&mut self, mem: &impl TableMem, pages: Range<usize>) -> Result<Stale> {
+        if self.form == Form::Huge {
+            let pte = Pte::from_raw(mem.read(self.tables.pde0));
+            self.fill_small(mem, 0, BLOCK_PAGES, pte)?;
+            self.write_pde0_tables(mem)?;
+            return Ok(Stale::Pde0);
+        }
+        let mut stale = Stale::Nothing;
+        for edge in [pages.start, pages.end] {
+            if edge % BIG_PAGES == 0 || edge >= BLOCK_PAGES {
+                continue;
+            }
+            let first = edge - edge % BIG_PAGES;
+            let pte = self.big_pte(mem, first);
+            if self.form == Form::Tables && pte.valid() {
+                self.fill_small(mem, first, BIG_PAGES, pte)?;
+                mem.write(self.big_at(first), 0);
+                stale = Stale::Pte;
+            }
+        }
+        Ok(stale)
+    }
+
+    fn fill_small(&self, mem: &impl TableMem, first: usize, pages: usize, leaf: Pte) -> Result {
+        for i in 0..pages {
+            mem.write(self.small_at(first + i), leaf.advance(i)?.into_raw());
+        }
+        mem.barrier();
+        Ok(())
+    }
+
+    fn big_at(&self, page: usize) -> VramOffset {
+        self.tables.big.add((page / BIG_PAGES) as u64 * 8)
+    }
+
+    fn small_at(&self, page: usize) -> VramOffset {
+        self.tables.small.add(page as u64 * 8)
+    }
+
+    fn big_pte(&self, mem: &impl TableMem, page: usize) -> Pte {
+        Pte::from_raw(mem.read(self.big_at(page)))
+    }
+
+    fn small_pte(&self, mem: &impl TableMem, page: usize) -> Pte {
+        Pte::from_raw(mem.read(self.small_at(page)))
+    }
+}
+
+fn each_page(pte: Pte, pages: usize, f: &mut impl FnMut(u64)) {
+    for i in 0..pages as u64 {
+        f(pte.dma() + (i << PAGE_SHIFT));
+    }
+}
+
+/// What [`Block::retire`] did.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retired {
+    /// 4 KiB pages that were mapped and are not any more.
+    pub(crate) pages: usize,
+    /// What the device may still have cached.
+    pub(crate) stale: Stale,
+}

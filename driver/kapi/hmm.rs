@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Heterogeneous memory management: the fault loop, as types.
+//!
+//! `IntervalNotifier::fault` is `mmu_interval_read_begin()` and `hmm_range_fault()`. Its result, [`Faulted`], was true at
+//! some sequence number and says nothing about now; all that can be done with it is [`Faulted::commit`], which takes
+//! the update lock and asks `mmu_interval_read_retry()`. Only a [`Commit`] gives out [`MirroredPage`]s, and they cannot outlive it.
+//!
+//! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h), Documentation/mm/hmm.rst
+
+use super::{
+    notifier::{IntervalNotifier, Mirror},
+    raw,
+};
+use core::{marker::PhantomData, ptr};
+use kernel::{
+    bindings, error::to_result, mm::MmWithUser, page::PAGE_SIZE, prelude::*,
+    sync::lock::mutex::MutexGuard, time::Msecs,
+};
+
+/// Longest time, in ms, that one call waits for invalidations of the range to finish.
+const RETRY_BUDGET_MS: Msecs = 1000;
+
+const REQ_FAULT: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_FAULT as usize;
+const REQ_WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_WRITE as usize;
+const VALID: usize = raw::hmm_pfn_flags_HMM_PFN_VALID as usize;
+const WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_WRITE as usize;
+
+/// What the device needs of one page.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// Nothing: tell what is there.
+    #[default]
+    Snapshot,
+    /// It must become readable.
+    Read,
+    /// It must become writable.
+    Write,
+}
+
+impl Need {
+    fn request_flags(self) -> usize {
+        match self {
+            Need::Snapshot => 0,
+            Need::Read => REQ_FAULT,
+            Need::Write => REQ_FAULT | REQ_WRITE,
+        }
+    }
+}
+
+/// A window to fault in.
+pub(crate) struct FaultRequest<'a> {
+    /// Address space of the notifier, with users.
+    pub(crate) mm: &'a MmWithUser,
+    /// First address, page aligned.
+    pub(crate) start: usize,
+    /// What each page of the window needs.
+    pub(crate) needs: &'a [Need],
+}
+
+impl<M: Mirror> IntervalNotifier<M> {
+    /// Faults a window in. `pfns` must have the length of `req.needs`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: invalidations did not let it finish within a second. `EFAULT`, `EPERM`, `EINVAL`: a needed page has no
+    /// mapping or one that does not allow the access (or, for a window of several pages, an unneeded one changed
+    /// in between: ask again page by page). `EHWPOISON`: memory error. `ENOMEM`.
+    pub(crate) fn fault<'n>(
+        &'n self,
+        req: &FaultRequest<'_>,
+        pfns: &'n mut [usize],
+    ) -> Result<Faulted<'n, M>> {
+        let len = req.needs.len().checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        let end = req.start.checked_add(len).ok_or(EINVAL)?;
+        if req.mm.as_raw() != self.mm().as_raw() || pfns.len() != req.needs.len() {
+            return Err(EINVAL);
+        }
+        let mut range = raw::hmm_range {
+            notifier: self.as_raw(),
+            notifier_seq: 0,
+            start: req.start,
+            end,
+            hmm_pfns: pfns.as_mut_ptr(),
+            default_flags: 0,
+            pfn_flags_mask: REQ_FAULT | REQ_WRITE,
+            dev_private_owner: ptr::null_mut(),
+        };
+        let init = |pfns: *mut usize| {
+            for (i, need) in req.needs.iter().enumerate() {
+                // SAFETY: `pfns` has `needs.len()` entries, and is borrowed for this function.
+                unsafe { pfns.add(i).write(need.request_flags()) };
+            }
+        };
+        fault_with_budget(&mut range, init)?;
+        Ok(Faulted {
+            notifier: self,
+            seq: range.notifier_seq,
+            pfns,
+        })
+    }
+}
+
+/// `hmm_range_fault_unlocked_timeout()`: takes the mmap lock itself and lets fault handlers drop it.
+#[cfg(mirage_hmm_unlocked)]
+fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> Result {
+    init(range.hmm_pfns);
+    // SAFETY: `range` and its array are initialised; the caller holds a reference to `mm_users`, and no mmap lock.
+    to_result(unsafe {
+        raw::hmm_range_fault_unlocked_timeout(
+            range,
+            kernel::time::msecs_to_jiffies(RETRY_BUDGET_MS),
+        )
+    })
+}
+
+/// The same loop for kernels that have only `hmm_range_fault()`. VMAs are looked up again on each try, and the mmap
+/// lock is not held while `mmu_interval_read_begin()` waits.
+#[cfg(not(mirage_hmm_unlocked))]
+fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> Result {
+    // CAST: Milliseconds are a small positive number.
+    let budget = kernel::time::Delta::from_millis(RETRY_BUDGET_MS as i64);
+    let begin = kernel::time::Instant::<kernel::time::Monotonic>::now();
+    loop {
+        init(range.hmm_pfns);
+        // SAFETY: The notifier is inserted (invariant of `IntervalNotifier`), no lock of the callback is held.
+        range.notifier_seq = unsafe { bindings::mmu_interval_read_begin(range.notifier) };
+        // SAFETY: As for the loop: `range` is initialised, `mm_users` is held, the mmap lock is not.
+        match to_result(unsafe { raw::mirage_hmm_range_fault_locked(range) }) {
+            Err(e) if e == EBUSY && begin.elapsed() < budget => continue,
+            other => return other,
+        }
+    }
+}
+
+/// Pages that were valid at `seq`; says nothing about now.
+#[must_use]
+pub(crate) struct Faulted<'n, M: Mirror> {
+    notifier: &'n IntervalNotifier<M>,
+    seq: usize,
+    pfns: &'n [usize],
+}
+
+impl<'n, M: Mirror> Faulted<'n, M> {
+    /// Takes the update lock and checks the sequence number.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN`: an invalidation came in between; fault again.
+    pub(crate) fn commit(self) -> Result<Commit<'n, M>> {
+        let guard = self.notifier.lock();
+        if self.notifier.read_retry(&guard, self.seq) {
+            return Err(EAGAIN);
+        }
+        // INVARIANT: The lock is held and no invalidation has begun since `seq`.
+        Ok(Commit {
+            guard,
+            pfns: self.pfns,
+        })
+    }
+}
+
+/// Proof that the pages are current: the update lock is held and `read_retry` said no.
+///
+/// # Invariants
+///
+/// `pfns` describes the CPU page table until this value is dropped.
+#[must_use]
+pub(crate) struct Commit<'n, M: Mirror> {
+    guard: MutexGuard<'n, M>,
+    pfns: &'n [usize],
+}
+
+impl<M: Mirror> Commit<'_, M> {
+    /// The locked state, and the pages that may be written into it.
+    pub(crate) fn parts(&mut self) -> (&mut M, MirroredPages<'_>) {
+        (&mut *self.guard, MirroredPages { pfns: self.pfns })
+    }
+}
+
+/// The pages of a [`Commit`].
+#[derive(Clone, Copy)]
+pub(crate) struct MirroredPages<'c> {
+    pfns: &'c [usize],
+}
+
+impl<'c> MirroredPages<'c> {
+    /// The page at position `index` of the window, if the CPU maps one that a device may use.
+    pub(crate) fn get(&self, index: usize) -> Option<MirroredPage<'c>> {
+        let pfn = *self.pfns.get(index)?;
+        (pfn & VALID != 0).then_some(MirroredPage {
+            hmm_pfn: pfn,
+            _commit: PhantomData,
+        })
+    }
+}
+
+/// One page that the CPU maps now; cannot outlive the [`Commit`] that it comes from, and holds no reference.
+///
+/// # Invariants
+///
+/// `hmm_pfn` has `HMM_PFN_VALID`, and the page is mapped by the CPU until the commit ends.
+#[derive(Clone, Copy)]
+pub(crate) struct MirroredPage<'c> {
+    hmm_pfn: usize,
+    _commit: PhantomData<&'c ()>,
+}
+
+impl MirroredPage<'_> {
+    /// Whether the CPU may write to it through this mapping.
+    pub(crate) fn writable(&self) -> bool {
+        self.hmm_pfn & WRITE != 0
+    }
+
+    /// `set_page_dirty()`: to be called before the device may write, so that reclaim never drops what it wrote.
+    pub(crate) fn mark_dirty(&self) {
+        // SAFETY: The page is mapped by the CPU (type invariant), so it cannot be freed or truncated meanwhile.
+        unsafe { raw::mirage_set_page_dirty(self.as_raw()) };
+    }
+
+    /// The page, valid until the commit ends.
+    pub(super) fn as_raw(&self) -> *mut bindings::page {
+        // SAFETY: The number has a `struct page` (type invariant: `HMM_PFN_VALID`).
+        unsafe { raw::mirage_hmm_pfn_to_page(self.hmm_pfn) }
+    }
+}

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One region of a mirrored address space: notifier, update lock, commit, invalidate.
+//!
+//! A region is 32 MiB of addresses, aligned. It owns the 16 PDE0s for it and everything below them, so its update lock
+//! covers all page-table writes for its addresses, and regions do not wait for each other. 16 tables of 64 KiB PTEs fill one
+//! page, which is why it is 32 MiB.
+//!
+//! Owner: [`crate::svm::Svm`], in its map of regions. Memory: one page of device memory, and one more for each 2 MiB block that was
+//! ever mapped; all allocated before the update lock is taken.
+
+use crate::{
+    gpu::Gpu,
+    gpu_pt::{
+        block::{Block, BlockTables, Leaf, LeafCounts, Stale},
+        Access, LeafSize, Pte, BIG_PAGES, BIG_TABLE_SIZE, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT,
+    },
+    kapi::{
+        dma::DmaAddr,
+        hmm::{MirroredPages, Need},
+        notifier::{IntervalNotifier, Invalidation, Mirror, WouldBlock},
+    },
+    tlb::{CacheLevel, Scope, TlbGuard},
+    vram::{VramOffset, VramPage},
+};
+use core::ops::Range;
+use kernel::{
+    mm::MmWithUser,
+    prelude::*,
+    sync::{atomic::Atomic, Arc},
+};
+
+/// log2 of the size of a region.
+pub(crate) const REGION_SHIFT: u32 = 25;
+/// Bytes of a region.
+pub(crate) const REGION_SIZE: u64 = 1 << REGION_SHIFT;
+/// Blocks of a region.
+pub(crate) const REGION_BLOCKS: usize = 1 << (REGION_SHIFT - BLOCK_SHIFT);
+/// Pages of a region.
+const REGION_PAGES: usize = REGION_BLOCKS * BLOCK_PAGES;
+
+/// A region of an address space and the notifier that watches it.
+#[pin_data]
+pub(crate) struct Region {
+    /// Holds the state; see [`RegionState`].
+    #[pin]
+    pub(crate) notifier: IntervalNotifier<RegionState>,
+    /// First address.
+    pub(crate) start: u64,
+    /// Batch in which it was last used, to choose which one to give up.
+    pub(crate) last_used: Atomic<u64>,
+}
+
+impl Region {
+    /// Registers the notifier; `tables` are the region's own.
+    pub(crate) fn new<'a>(
+        mm: &'a MmWithUser,
+        gpu: Arc<Gpu>,
+        pdb: VramOffset,
+        tables: BlockArray,
+    ) -> impl PinInit<Self, Error> + 'a {
+        let start = tables.start;
+        let state = RegionState { gpu, pdb, tables };
+        // CAST: `usize` has 64 bits.
+        let range = start as usize..(start + REGION_SIZE) as usize;
+        try_pin_init!(Self {
+            notifier <- IntervalNotifier::new(mm, range, state),
+            start,
+            last_used: Atomic::new(0),
+        })
+    }
+}
+
+/// The page tables for 32 MiB: PDE0s, and what they point to.
+pub(crate) struct BlockArray {
+    start: u64,
+    pde0: VramOffset,
+    big: VramPage,
+    blocks: [Option<BlockSlot>; REGION_BLOCKS],
+}
+
+struct BlockSlot {
+    block: Block,
+    // Freed after `block`, whose PDE0 points to it.
+    _small: VramPage,
+}
+
+impl BlockArray {
+    /// Tables for the region at `start`, whose first PDE0 is at `pde0`. `big` is zeroed.
+    pub(crate) fn new(start: u64, pde0: VramOffset, big: VramPage) -> Self {
+        Self {
+            start,
+            pde0,
+            big,
+            blocks: [const { None }; REGION_BLOCKS],
+        }
+    }
+
+    /// Whether block `index` can be mapped without allocating.
+    pub(crate) fn is_reserved(&self, index: usize) -> bool {
+        matches!(self.blocks.get(index), Some(Some(_)))
+    }
+
+    /// Gives block `index` its table of 4 KiB PTEs; a table that it has already is kept, and `small` returned.
+    pub(crate) fn reserve(&mut self, index: usize, small: VramPage) -> Option<VramPage> {
+        let Some(slot @ None) = self.blocks.get_mut(index) else {
+            return Some(small);
+        };
+        let tables = BlockTables {
+            pde0: self.pde0.add(index as u64 * 16),
+            big: self.big.offset().add(index as u64 * BIG_TABLE_SIZE),
+            small: small.offset(),
+        };
+        *slot = Some(BlockSlot {
+            block: Block::new(tables),
+            _small: small,
+        });
+        None
+    }
+
+    /// Block `index`, if it has tables.
+    pub(crate) fn block(&mut self, index: usize) -> Option<&mut Block> {
+        Some(&mut self.blocks.get_mut(index)?.as_mut()?.block)
+    }
+
+    /// 4 KiB pages that are mapped.
+    pub(crate) fn mapped(&self) -> usize {
+        self.blocks
+            .iter()
+            .flatten()
+            .map(|slot| slot.block.mapped())
+            .sum()
+    }
+
+    /// Calls `f` for each block with tables that has pages of `pages` (counted in the region), with the pages (counted in the block).
+    fn for_each(
+        &mut self,
+        pages: &Range<usize>,
+        mut f: impl FnMut(&mut Block, Range<usize>, usize),
+    ) {
+        for (i, slot) in self.blocks.iter_mut().enumerate() {
+            let first = i * BLOCK_PAGES;
+            let start = pages.start.max(first);
+            let end = pages.end.min(first + BLOCK_PAGES);
+            if let (Some(slot), true) = (slot, start < end) {
+                f(&mut slot.block, start - first..end - first, first);
+            }
+        }
+    }
+}
+
+/// What the update lock of a region protects.
+pub(crate) struct RegionState {
+    gpu: Arc<Gpu>,
+    pdb: VramOffset,
+    tables: BlockArray,
+}
+
+/// Part of a block to map.
+pub(crate) struct Window<'a> {
+    /// Which block of the region.
+    pub(crate) block: usize,
+    /// First page in the block.
+    pub(crate) first: usize,
+    /// What the faults need; other pages are mapped if the CPU has them.
+    pub(crate) needs: &'a [Need],
+    /// Bus addresses while a block is being mapped. No allocation under the lock.
+    pub(crate) scratch: &'a mut [Slot; BLOCK_PAGES],
+}
+
+/// A page on its way into the page table: its bus address and what the GPU may do.
+pub(crate) type Slot = Option<(u64, Access)>;
+
+impl RegionState {
+    /// Page tables, for reservations.
+    pub(crate) fn tables(&mut self) -> &mut BlockArray {
+        &mut self.tables
+    }
+
+    /// Whether the GPU has what `need` says for a page already.
+    pub(crate) fn satisfies(&mut self, block: usize, page: usize, need: Need) -> bool {
+        let vram = &self.gpu.vram;
+        let access = self
+            .tables
+            .block(block)
+            .and_then(|b| b.lookup(vram, page))
+            .map(|(access, _)| access);
+        match need {
+            Need::Snapshot => true,
+            Need::Read => access.is_some(),
+            Need::Write => access == Some(Access::ReadWrite),
+        }
+    }
+
+    /// Maps the pages of a window, each in the largest leaf that they allow. Called with a commit's pages only, so they are current.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: a page could not be DMA-mapped; pages before it may be mapped.
+    pub(crate) fn map(&mut self, window: Window<'_>, pages: MirroredPages<'_>) -> Result<Stale> {
+        let gpu = &*self.gpu;
+        let block = self.tables.block(window.block).ok_or(ENOENT)?;
+        let Window { first, needs, .. } = window;
+        let scratch = window.scratch.get_mut(..needs.len()).ok_or(EINVAL)?;
+
+        scratch.fill(None);
+        let mapped = upgrade_leaves(gpu, block, first, needs, pages).and_then(|stale| {
+            dma_map_missing(gpu, block, first, pages, scratch)?;
+            Ok(stale.max(write_leaves(gpu, block, first, scratch)?))
+        });
+        // What is left was mapped for DMA and not written, because of an error.
+        scratch
+            .iter()
+            .flatten()
+            .for_each(|(addr, _)| gpu.dma.unmap(DmaAddr(*addr)));
+        mapped
+    }
+
+    /// Takes the mappings of `pages` away. Returns how many there were.
+    fn unmap(&mut self, pages: Range<usize>, tlb: &TlbGuard<'_>) -> usize {
+        let gpu = &*self.gpu;
+        let mut retired = 0;
+        let mut stale = Stale::Nothing;
+        let mut union: Option<Range<usize>> = None;
+        self.tables.for_each(&pages, |block, range, first| {
+            match block.retire(&gpu.vram, range.clone()) {
+                Ok(r) => {
+                    retired += r.pages;
+                    stale = stale.max(r.stale);
+                    if r.stale != Stale::Nothing {
+                        let start = union.as_ref().map_or(first + range.start, |u| u.start);
+                        union = Some(start..first + range.end);
+                    }
+                }
+                // Cannot happen with ranges inside the block; but the device must not keep what we could not clear.
+                Err(_) => gpu.stop_dma("a page table could not be cleared"),
+            }
+        });
+        if let Some(union) = union {
+            let region = self.tables.start;
+            let va = |page: usize| region + ((page as u64) << PAGE_SHIFT);
+            let scope = Scope {
+                pdb: self.pdb,
+                range: Some(va(union.start)..va(union.end)),
+                level: stale.into(),
+            };
+            if tlb.invalidate(&scope).is_err() {
+                gpu.stop_dma("a TLB invalidate was not acknowledged");
+            }
+            self.tables.for_each(&union, |block, range, _| {
+                block.reap(&gpu.vram, range, |addr| gpu.dma.unmap(DmaAddr(addr)));
+            });
+        }
+        retired
+    }
+
+    /// Takes every mapping away, and the tables out of the directory. They may be freed then.
+    pub(crate) fn unlink(&mut self) {
+        self.detach();
+        for slot in self.tables.blocks.iter_mut().flatten() {
+            slot.block.unlink(&self.gpu.vram);
+        }
+        let range = self.tables.start..self.tables.start + REGION_SIZE;
+        self.gpu.tlb_invalidate(&Scope {
+            pdb: self.pdb,
+            range: Some(range),
+            level: CacheLevel::UpToPde0,
+        });
+    }
+
+    /// The pages of `range` that are in the region.
+    fn pages_in(&self, range: &Range<usize>) -> Range<usize> {
+        let page = |va: usize| {
+            let offset = (va as u64)
+                .saturating_sub(self.tables.start)
+                .min(REGION_SIZE);
+            (offset >> PAGE_SHIFT) as usize
+        };
+        page(range.start)..page(range.end)
+    }
+}
+
+impl Mirror for RegionState {
+    fn invalidate(&mut self, inv: &Invalidation<'_>) -> Result<(), WouldBlock> {
+        let gpu = self.gpu.clone();
+        let pages = self.pages_in(&inv.range());
+        if self.tables.mapped() == 0 || pages.is_empty() {
+            gpu.counters.empty_invalidations.inc();
+            return Ok(());
+        }
+        let tlb = if inv.blockable() {
+            gpu.tlb.lock()
+        } else {
+            gpu.tlb
+                .try_lock()
+                .ok_or(WouldBlock)
+                .inspect_err(|_| gpu.counters.refused_invalidations.inc())?
+        };
+        match self.unmap(pages, &tlb) {
+            0 => gpu.counters.empty_invalidations.inc(),
+            pages => {
+                gpu.counters.invalidations.inc();
+                gpu.counters.invalidated_pages.add(pages);
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self) {
+        let gpu = self.gpu.clone();
+        if self.tables.mapped() != 0 {
+            self.unmap(0..REGION_PAGES, &gpu.tlb.lock());
+        }
+    }
+}
+
+/// Makes pages writable that are mapped read-only, that a fault wants to write, and that the CPU may write by now.
+fn upgrade_leaves(
+    gpu: &Gpu,
+    block: &mut Block,
+    first: usize,
+    needs: &[Need],
+    pages: MirroredPages<'_>,
+) -> Result<Stale> {
+    let mut stale = Stale::Nothing;
+    let writes = needs
+        .iter()
+        .enumerate()
+        .filter(|(_, need)| **need == Need::Write);
+    for (page, cpu) in writes.filter_map(|(i, _)| Some((first + i, pages.get(i)?))) {
+        let Some((Access::ReadOnly, size)) = block.lookup(&gpu.vram, page) else {
+            continue;
+        };
+        if !cpu.writable() {
+            continue;
+        }
+        let leaf = page - page % size.pages()..page - page % size.pages() + size.pages();
+        let cpu_page = |p: usize| pages.get(p.checked_sub(first)?).filter(|p| p.writable());
+        let whole = leaf.clone().all(|p| cpu_page(p).is_some());
+        let dirty = if whole { leaf } else { page..page + 1 };
+        dirty.filter_map(cpu_page).for_each(|p| p.mark_dirty());
+        stale = stale.max(block.upgrade(&gpu.vram, page, whole)?);
+        gpu.counters.upgrades.inc();
+    }
+    Ok(stale)
+}
+
+/// DMA-maps the pages that the CPU has and the GPU has not.
+fn dma_map_missing(
+    gpu: &Gpu,
+    block: &Block,
+    first: usize,
+    pages: MirroredPages<'_>,
+    slots: &mut [Slot],
+) -> Result {
+    for (i, slot) in slots.iter_mut().enumerate() {
+        let Some(page) = pages.get(i) else { continue };
+        if block.lookup(&gpu.vram, first + i).is_some() {
+            continue;
+        }
+        let access = if page.writable() {
+            // Before the device can write: reclaim must not take the page for clean.
+            page.mark_dirty();
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
+        *slot = Some((gpu.dma.map(page)?.0, access));
+    }
+    Ok(())
+}
+
+/// Writes a leaf for each address in `slots`, the largest that contiguity, alignment and equal rights allow, and empties
+/// the slots that it has written.
+fn write_leaves(gpu: &Gpu, block: &mut Block, first: usize, slots: &mut [Slot]) -> Result<Stale> {
+    let mut stale = Stale::Nothing;
+    let mut counts = LeafCounts::default();
+    let mut i = 0;
+    while let Some(rest) = slots.get_mut(i..).filter(|rest| !rest.is_empty()) {
+        let Some(Some((dma, access))) = rest.first().copied() else {
+            i += 1;
+            continue;
+        };
+        let size = [LeafSize::Huge, LeafSize::Big]
+            .into_iter()
+            .find(|size| fits(*size, first + i, rest))
+            .unwrap_or(LeafSize::Small);
+        let leaf = Leaf {
+            page: first + i,
+            size,
+            pte: Pte::sysmem(dma, access)?,
+        };
+        stale = stale.max(block.map(&gpu.vram, leaf)?);
+        counts.add(size);
+        rest.iter_mut()
+            .take(size.pages())
+            .for_each(|slot| *slot = None);
+        i += size.pages();
+    }
+    gpu.counters.leaves_4k.add(counts.small);
+    gpu.counters.leaves_64k.add(counts.big);
+    gpu.counters.leaves_2m.add(counts.huge);
+    Ok(stale)
+}
+
+/// Whether a leaf of `size` at `page` can stand for the first of `slots`.
+fn fits(size: LeafSize, page: usize, slots: &[Slot]) -> bool {
+    let (pages, bytes) = (size.pages(), (size.pages() as u64) << PAGE_SHIFT);
+    let Some(Some((base, access))) = slots.first().copied() else {
+        return false;
+    };
+    let Some(run) = slots.get(..pages) else {
+        return false;
+    };
+    page % pages == 0
+        && base % bytes == 0
+        && run
+            .iter()
+            .enumerate()
+            .all(|(i, slot)| *slot == Some((base + ((i as u64) << PAGE_SHIFT), access)))
+}
+
+const _: () =
+    assert!(BIG_TABLE_SIZE * REGION_BLOCKS as u64 == 4096 && BIG_PAGES * 32 == BLOCK_PAGES);

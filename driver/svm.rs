@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One process on one GPU: regions, channels, reports. How faults are served is in [`service`].
+//!
+//! Owner: the open file, until it is closed; work in flight and channels hold references. The address space may end
+//! before: then faults are answered with [`Reason::Exited`]. Teardown, by [`Svm::close`] (file) and [`Svm::detach`] (device), whichever comes
+//! first: channels stop, work is drained, regions go (mappings first, then notifiers), then the directory.
+
+use crate::{
+    channel::{Channel, ChannelId, CHANNEL_MEM},
+    fault::{Fault, FaultAccess},
+    gpu::Gpu,
+    kapi::{errno, syncobj::Syncobj, time},
+    tlb::{CacheLevel, Scope},
+    vram::VramOffset,
+};
+use core::ops::Range;
+use kernel::{
+    impl_has_work,
+    mm::{Mm, MmWithUser},
+    new_mutex, new_work,
+    prelude::*,
+    sync::{aref::ARef, Arc, Mutex},
+    workqueue::{Work, WorkItem},
+};
+
+mod service;
+mod space;
+
+use service::Scratch;
+use space::Space;
+
+/// Most reports that wait to be read.
+const REPORTS_MAX: usize = 64;
+/// Most faults that wait for service; more fault again at the next replay.
+const PENDING_MAX: usize = 1024;
+
+/// What a report says the GPU tried; the numbers are those of the user interface.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReportAccess {
+    Read = 0,
+    Write = 1,
+    Atomic = 2,
+    None = 3,
+}
+
+impl From<FaultAccess> for ReportAccess {
+    fn from(access: FaultAccess) -> Self {
+        match access {
+            FaultAccess::Read => Self::Read,
+            FaultAccess::Write => Self::Write,
+            FaultAccess::Atomic => Self::Atomic,
+        }
+    }
+}
+
+/// Why a channel was stopped; the numbers are those of the user interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    NoVma = 1,
+    Permission = 2,
+    Bus = 3,
+    Unmanaged = 4,
+    OutOfMemory = 5,
+    Exited = 6,
+    Method = 7,
+    Device = 8,
+}
+
+/// Why a channel was stopped, for the program.
+#[derive(Clone, Copy)]
+pub(crate) struct FaultReport {
+    pub(crate) addr: u64,
+    /// CLOCK_MONOTONIC, ns.
+    pub(crate) timestamp: u64,
+    pub(crate) channel: u32,
+    pub(crate) access: ReportAccess,
+    pub(crate) reason: Reason,
+    /// Reports that were dropped since the last one that was taken.
+    pub(crate) dropped: u32,
+}
+
+impl FaultReport {
+    /// A report of now.
+    pub(crate) fn new(channel: ChannelId, addr: u64, access: ReportAccess, reason: Reason) -> Self {
+        Self {
+            addr,
+            timestamp: time::monotonic_ns(),
+            channel: channel.get(),
+            access,
+            reason,
+            dropped: 0,
+        }
+    }
+}
+
+/// One EXEC, validated.
+pub(crate) struct Exec {
+    /// Which channel, as the program names it.
+    pub(crate) channel: u32,
+    /// The push buffer.
+    pub(crate) push: KVVec<u32>,
+    /// Gets the fence.
+    pub(crate) out_sync: Option<Syncobj>,
+}
+
+#[derive(Default)]
+struct Reports {
+    queue: KVec<FaultReport>,
+    dropped: u32,
+}
+
+/// An address space that a GPU mirrors.
+#[pin_data]
+pub(crate) struct Svm {
+    gpu: Arc<Gpu>,
+    mm: ARef<Mm>,
+    /// Left to the driver; never mirrored.
+    unmanaged: Range<u64>,
+    pdb: VramOffset,
+    /// Page-table levels above the regions, and the regions. `None` after teardown.
+    #[pin]
+    space: Mutex<Option<Space>>,
+    /// Faults that wait for service. Has room for [`PENDING_MAX`].
+    #[pin]
+    pending: Mutex<KVec<Fault>>,
+    /// Held while faults are served.
+    #[pin]
+    scratch: Mutex<Scratch>,
+    #[pin]
+    reports: Mutex<Reports>,
+    #[pin]
+    work: Work<Svm>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Svm { self.work }
+}
+
+impl WorkItem for Svm {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.service();
+    }
+}
+
+impl Svm {
+    /// Mirrors the address space `mm` on `gpu`, except for `unmanaged`, which is aligned to regions.
+    pub(crate) fn new(gpu: &Arc<Gpu>, mm: &MmWithUser, unmanaged: Range<u64>) -> Result<Arc<Self>> {
+        let space = Space::new(&gpu.vram, unmanaged.start)?;
+        let reports = Reports {
+            queue: KVec::with_capacity(REPORTS_MAX, GFP_KERNEL)?,
+            dropped: 0,
+        };
+        let svm = Arc::pin_init(
+            try_pin_init!(Self {
+                gpu: gpu.clone(),
+                mm: ARef::from(&**mm),
+                unmanaged,
+                pdb: space.pdb(),
+                space <- new_mutex!(Some(space), "mirage::space"),
+                pending <- new_mutex!(KVec::with_capacity(PENDING_MAX, GFP_KERNEL)?, "mirage::pending"),
+                scratch <- new_mutex!(Scratch::new(PENDING_MAX)?, "mirage::scratch"),
+                reports <- new_mutex!(reports, "mirage::reports"),
+                work <- new_work!("mirage::service"),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        gpu.add_svm(&svm)?;
+        Ok(svm)
+    }
+
+    /// The device.
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Root of the page tables.
+    pub(crate) fn pdb(&self) -> VramOffset {
+        self.pdb
+    }
+
+    /// The file is closed: stops the channels and forgets the address space.
+    pub(crate) fn close(self: &Arc<Self>) {
+        let channels = self
+            .gpu
+            .remove_channels(|channel| Arc::ptr_eq(channel.svm(), self));
+        for channel in channels.into_iter().flatten() {
+            channel.release();
+        }
+        // Nothing queues work for us any more; what is queued may hold the references that we are about to drop.
+        self.gpu.queue.flush();
+        self.gpu.remove_svm(self);
+        self.detach();
+    }
+
+    /// Gives back every mapping and all device memory. No channel of the address space runs, no work for it is queued.
+    pub(crate) fn detach(&self) {
+        self.pending.lock().clear();
+        let space = self.space.lock().take();
+        let Some(space) = space else { return };
+        space.detach_regions(&self.gpu.vram);
+        // What the device may have cached of the tables must go before they are freed.
+        let all = Scope {
+            pdb: self.pdb,
+            range: None,
+            level: CacheLevel::All,
+        };
+        self.gpu.tlb_invalidate(&all);
+    }
+
+    /// Makes a channel; returns its handle.
+    pub(crate) fn channel_alloc(self: &Arc<Self>) -> Result<u32> {
+        let channel = self.gpu.insert_channel(|id| {
+            let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
+            let va = self.unmanaged.start + id.index() as u64 * CHANNEL_MEM;
+            self.map_unmanaged(va, mem.dma_addr())?;
+            // The memory is freed on an error, so the mapping must go first.
+            let channel =
+                Channel::new(id, self, &mem, va).inspect_err(|_| self.unmap_unmanaged(va))?;
+            channel.start(mem).inspect_err(|_| channel.release())?;
+            Ok(channel)
+        })?;
+        Ok(channel.id().get())
+    }
+
+    /// Ends a channel.
+    pub(crate) fn channel_free(self: &Arc<Self>, handle: u32) -> Result {
+        let channel = self.channel(handle)?;
+        let removed = self
+            .gpu
+            .remove_channels(|other| core::ptr::eq(other, &*channel));
+        // Two threads may free it at once; one of them has it now.
+        removed
+            .into_iter()
+            .flatten()
+            .next()
+            .ok_or(ENOENT)?
+            .release();
+        Ok(())
+    }
+
+    /// Runs a push buffer.
+    pub(crate) fn exec(self: &Arc<Self>, exec: Exec) -> Result {
+        self.channel(exec.channel)?
+            .exec(&exec.push, exec.out_sync.as_ref())
+    }
+
+    /// The channel of this address space with that handle.
+    fn channel(self: &Arc<Self>, handle: u32) -> Result<Arc<Channel>> {
+        ChannelId::new(handle)
+            .and_then(|id| self.gpu.channel(id))
+            .filter(|channel| Arc::ptr_eq(channel.svm(), self))
+            .ok_or(ENOENT)
+    }
+
+    /// Maps a channel's memory in the unmanaged range.
+    fn map_unmanaged(&self, va: u64, dma: u64) -> Result {
+        let mut guard = self.space.lock();
+        let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
+        space.map_unmanaged(&self.gpu.vram, va..va + CHANNEL_MEM, dma)
+    }
+
+    /// Undoes [`Svm::map_unmanaged`]; when it returns, the GPU does not reach the memory.
+    pub(crate) fn unmap_unmanaged(&self, va: u64) {
+        let mut guard = self.space.lock();
+        let Some(space) = &mut *guard else { return };
+        let range = va..va + CHANNEL_MEM;
+        space.unmap_unmanaged(&self.gpu.vram, &range, || {
+            let scope = Scope {
+                pdb: self.pdb,
+                range: Some(range.clone()),
+                level: CacheLevel::PteOnly,
+            };
+            self.gpu.tlb_invalidate(&scope);
+        });
+    }
+
+    /// Queues a fault for service. `false`: there is no room; a replay will bring it again.
+    pub(crate) fn queue_fault(&self, fault: Fault) -> bool {
+        let queued = self.pending.lock().push_within_capacity(fault).is_ok();
+        if !queued {
+            self.gpu.counters.dropped_faults.inc();
+        }
+        queued
+    }
+
+    /// Has the queued faults served.
+    pub(crate) fn start_service(self: &Arc<Self>) {
+        // Work that is queued already, or that runs, will run after this.
+        drop(self.gpu.queue.enqueue(self.clone()));
+    }
+
+    /// Queues a report for the program.
+    pub(crate) fn report(&self, report: FaultReport) {
+        let mut reports = self.reports.lock();
+        if reports.queue.push_within_capacity(report).is_err() {
+            reports.dropped = reports.dropped.saturating_add(1);
+        }
+    }
+
+    /// Takes the oldest report.
+    ///
+    /// # Errors
+    ///
+    /// `ENODATA` if there is none.
+    pub(crate) fn take_report(&self) -> Result<FaultReport> {
+        let mut reports = self.reports.lock();
+        let mut report = reports.queue.remove(0).map_err(|_| errno::no_data())?;
+        report.dropped = core::mem::take(&mut reports.dropped);
+        Ok(report)
+    }
+}
+
+const _: () = assert!(
+    CHANNEL_MEM * crate::channel::CHANNELS as u64 <= crate::mirror::REGION_SIZE,
+    "the smallest unmanaged range has room for all channels"
+);

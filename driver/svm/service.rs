@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Serving faults: the loop that the driver exists for.
+//!
+//! A batch is sorted and duplicates dropped; each 2 MiB block is served once, in one window: what faulted must become valid, what else
+//! the CPU has there is mapped along. One replay ends the batch. Work that an invalidation undoes is begun again; after a second of
+//! that the accesses are replayed all the same, fault again, and are served in a later batch, so nobody waits for ever under a lock.
+
+use super::{space::position, FaultReport, Reason, Svm};
+use crate::{
+    channel::Channel,
+    fault::{Fault, FaultAccess},
+    gpu_pt::{block::Stale, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
+    kapi::{
+        hmm::{FaultRequest, Need},
+        mm::put_async,
+        sort::sort_by_key,
+    },
+    mirror::{Region, Slot, Window},
+    tlb::{CancelAccess, Scope},
+};
+use core::ops::Range;
+use kernel::{
+    mm::{virt::flags, MmWithUser},
+    prelude::*,
+    time::{Delta, Instant, Monotonic},
+};
+
+/// Longest time for one block, over all its retries.
+const BLOCK_BUDGET: Delta = Delta::from_secs(1);
+/// Regions given up, one by one, before a fault is answered with [`Reason::OutOfMemory`].
+const EVICTIONS_MAX: usize = 8;
+
+/// Memory for serving a batch, so that none is allocated on the way.
+pub(super) struct Scratch {
+    batch: KVec<Fault>,
+    /// Counts batches.
+    now: u64,
+    block: KBox<BlockScratch>,
+}
+
+struct BlockScratch {
+    needs: [Need; BLOCK_PAGES],
+    pfns: [usize; BLOCK_PAGES],
+    slots: [Slot; BLOCK_PAGES],
+}
+
+/// What the last replay of a batch must drop from the TLB, because rights were added.
+#[derive(Default)]
+struct Upgraded {
+    range: Option<Range<u64>>,
+    stale: Stale,
+}
+
+/// Part of a block that is faulted in at once.
+struct Part<'a> {
+    region: &'a Region,
+    mm: &'a MmWithUser,
+    /// Address of the block.
+    block_va: u64,
+    /// Pages in the block.
+    pages: Range<usize>,
+}
+
+impl Scratch {
+    /// For batches of up to `max` faults.
+    pub(super) fn new(max: usize) -> Result<Self> {
+        Ok(Self {
+            batch: KVec::with_capacity(max, GFP_KERNEL)?,
+            now: 0,
+            block: KBox::new(
+                BlockScratch {
+                    needs: [Need::Snapshot; BLOCK_PAGES],
+                    pfns: [0; BLOCK_PAGES],
+                    slots: [None; BLOCK_PAGES],
+                },
+                GFP_KERNEL,
+            )?,
+        })
+    }
+}
+
+impl Svm {
+    /// Serves the faults that are queued.
+    pub(super) fn service(&self) {
+        let mut scratch = self.scratch.lock();
+        let Scratch { batch, now, block } = &mut *scratch;
+        core::mem::swap(batch, &mut *self.pending.lock());
+        *now += 1;
+        self.gpu.counters.batches.inc();
+
+        let mut upgraded = Upgraded::default();
+        match self.mm.mmget_not_zero() {
+            Some(mm) => {
+                self.service_batch(&mm, batch, *now, block, &mut upgraded);
+                // The last user tears the address space down, which takes update locks; not here.
+                put_async(mm);
+            }
+            None => batch
+                .iter()
+                .for_each(|fault| self.fail_channel(fault, Reason::Exited)),
+        }
+        batch.clear();
+        let scope = upgraded.range.map(|range| Scope {
+            pdb: self.pdb,
+            range: Some(range),
+            level: upgraded.stale.into(),
+        });
+        if self.gpu.tlb.lock().replay(scope.as_ref()).is_err() {
+            self.gpu.stop_dma("the device takes no replay");
+        }
+    }
+
+    fn service_batch(
+        &self,
+        mm: &MmWithUser,
+        batch: &mut KVec<Fault>,
+        now: u64,
+        scratch: &mut BlockScratch,
+        upgraded: &mut Upgraded,
+    ) {
+        let before = batch.len();
+        sort_by_key(batch, |fault| (fault.va, fault.access, fault.channel.id()));
+        let mut last = None;
+        batch.retain(|fault| {
+            let key = (fault.va, fault.access, fault.channel.id());
+            last.replace(key) != Some(key)
+        });
+        self.gpu.counters.duplicates.add(before - batch.len());
+
+        for block in batch.chunk_by(|a, b| a.va >> BLOCK_SHIFT == b.va >> BLOCK_SHIFT) {
+            if let Err(bad) = self.service_block(mm, block, now, scratch, upgraded) {
+                block.iter().for_each(|fault| self.fail_access(fault, bad));
+            }
+        }
+    }
+
+    /// Serves the faults of one block. An error is one that all of them get.
+    fn service_block(
+        &self,
+        mm: &MmWithUser,
+        faults: &[Fault],
+        now: u64,
+        scratch: &mut BlockScratch,
+        upgraded: &mut Upgraded,
+    ) -> Result<(), Reason> {
+        let first = faults.first().ok_or(Reason::Device)?;
+        if self.unmanaged.contains(&first.va) {
+            return Err(Reason::Unmanaged);
+        }
+        let block_va = first.va & !((1 << BLOCK_SHIFT) - 1);
+        let region = self.reserve(mm, block_va, now)?;
+        let (block, _) = position(block_va);
+        scratch.needs.fill(Need::Snapshot);
+        for fault in faults.iter().filter(|fault| fault.fatal.is_none()) {
+            if let Some(need) = scratch.needs.get_mut(position(fault.va).1) {
+                *need = (*need).max(fault.access.into());
+            }
+        }
+        let left = self.drop_satisfied(&region, block, &mut scratch.needs);
+        for fault in faults {
+            if let Some(reason) = fault.fatal {
+                self.fail_access(fault, reason);
+            }
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        let whole = Part {
+            region: &region,
+            mm,
+            block_va,
+            pages: 0..BLOCK_PAGES,
+        };
+        match self.service_part(&whole, scratch, upgraded) {
+            Ok(()) => Ok(()),
+            Err(e) if e == ENOMEM => Err(Reason::OutOfMemory),
+            // Some page cannot be had: find out which.
+            Err(_) => {
+                for page in faults.chunk_by(|a, b| a.va == b.va) {
+                    self.service_page(&whole, page, scratch, upgraded);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Serves the faults of one page, and fails those that cannot be served.
+    fn service_page(
+        &self,
+        whole: &Part<'_>,
+        faults: &[Fault],
+        scratch: &mut BlockScratch,
+        upgraded: &mut Upgraded,
+    ) {
+        let Some(first) = faults.first() else { return };
+        let page = position(first.va).1;
+        let part = Part {
+            pages: page..page + 1,
+            ..*whole
+        };
+        for (access, failing) in [(Need::Write, faults), (Need::Read, faults)] {
+            let wants =
+                |fault: &&Fault| fault.fatal.is_none() && Need::from(fault.access) == access;
+            if !failing.iter().any(|fault| wants(&fault)) {
+                continue;
+            }
+            if let Some(need) = scratch.needs.get_mut(page) {
+                *need = access;
+            }
+            let reason = match self.service_part(&part, scratch, upgraded) {
+                Ok(()) => continue,
+                Err(e) if e == ENOMEM => Reason::OutOfMemory,
+                Err(_) => diagnose(whole.mm, first.va, access),
+            };
+            failing
+                .iter()
+                .filter(wants)
+                .for_each(|fault| self.fail_access(fault, reason));
+        }
+    }
+
+    /// The fault loop: fault in, lock, check the sequence, map. An invalidation in between makes it start again.
+    ///
+    /// # Errors
+    ///
+    /// A page that is needed cannot be had; `ENOMEM`.
+    fn service_part(
+        &self,
+        part: &Part<'_>,
+        scratch: &mut BlockScratch,
+        upgraded: &mut Upgraded,
+    ) -> Result {
+        let begin = Instant::<Monotonic>::now();
+        let needs = scratch.needs.get(part.pages.clone()).ok_or(EINVAL)?;
+        let pfns = scratch.pfns.get_mut(part.pages.clone()).ok_or(EINVAL)?;
+        // CAST: `usize` has 64 bits.
+        let start = part.block_va as usize + (part.pages.start << PAGE_SHIFT);
+        let request = FaultRequest {
+            mm: part.mm,
+            start,
+            needs,
+        };
+        while begin.elapsed() < BLOCK_BUDGET && !self.gpu.is_lost() {
+            let faulted = match part.region.notifier.fault(&request, pfns) {
+                Err(e) if e == EBUSY => break,
+                other => other?,
+            };
+            match faulted.commit() {
+                Err(e) if e == EAGAIN => self.gpu.counters.retries.inc(),
+                Err(e) => return Err(e),
+                Ok(mut commit) => {
+                    let (state, pages) = commit.parts();
+                    let block = position(part.block_va).0;
+                    let window = Window {
+                        block,
+                        first: part.pages.start,
+                        needs,
+                        scratch: &mut scratch.slots,
+                    };
+                    let stale = state.map(window, pages)?;
+                    upgraded.add(stale, part.block_va..part.block_va + (1 << BLOCK_SHIFT));
+                    return Ok(());
+                }
+            }
+        }
+        self.gpu.counters.retry_timeouts.inc();
+        Ok(())
+    }
+
+    /// The region of a block, with tables for the block, so that mapping needs no memory.
+    fn reserve(
+        &self,
+        mm: &MmWithUser,
+        block_va: u64,
+        now: u64,
+    ) -> Result<kernel::sync::Arc<Region>, Reason> {
+        let mut guard = self.space.lock();
+        let space = Option::as_mut(&mut guard).ok_or(Reason::Device)?;
+        for _ in 0..EVICTIONS_MAX {
+            let reserved = space
+                .region(&self.gpu, mm, block_va, now)
+                .and_then(|region| {
+                    let block = position(block_va).0;
+                    if !region.notifier.lock().tables().is_reserved(block) {
+                        // Not under the update lock, and neither is what it does not need freed.
+                        let small = self.gpu.vram.alloc_page()?;
+                        let unused = region.notifier.lock().tables().reserve(block, small);
+                        drop(unused);
+                    }
+                    Ok(region)
+                });
+            match reserved {
+                Ok(region) => return Ok(region),
+                Err(e) if e == ENOMEM => space.evict(&self.gpu).map_err(|_| Reason::OutOfMemory)?,
+                // The notifier takes no address space that is going away, and no address outside of it.
+                Err(_) => return Err(Reason::NoVma),
+            }
+        }
+        Err(Reason::OutOfMemory)
+    }
+
+    /// Takes back needs that the GPU's page table meets already. Returns how many are left.
+    fn drop_satisfied(
+        &self,
+        region: &Region,
+        block: usize,
+        needs: &mut [Need; BLOCK_PAGES],
+    ) -> usize {
+        let mut state = region.notifier.lock();
+        let mut left = 0;
+        for (page, need) in needs
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, need)| **need != Need::Snapshot)
+        {
+            if state.satisfies(block, page, *need) {
+                *need = Need::Snapshot;
+                self.gpu.counters.duplicates.inc();
+            } else {
+                left += 1;
+            }
+        }
+        left
+    }
+
+    /// An access that cannot be served: its channel ends, and the access with it.
+    fn fail_access(&self, fault: &Fault, reason: Reason) {
+        self.fail_channel(fault, reason);
+        let access = match fault.access {
+            FaultAccess::Read => CancelAccess::All,
+            FaultAccess::Write | FaultAccess::Atomic => CancelAccess::WriteAndAtomic,
+        };
+        // Other channels may wait for the same access, with packets that were dropped: those end here.
+        if self
+            .gpu
+            .tlb
+            .lock()
+            .cancel(self.pdb, fault.va, access)
+            .is_err()
+        {
+            self.gpu.stop_dma("a cancel was not acknowledged");
+        }
+    }
+
+    /// Ends the channel of a bad access and tells the program why.
+    pub(crate) fn fail_channel(&self, fault: &Fault, reason: Reason) {
+        let channel: &Channel = &fault.channel;
+        channel.fail(FaultReport::new(
+            channel.id(),
+            fault.va,
+            fault.access.into(),
+            reason,
+        ));
+    }
+
+    /// Ends the channel of an access that the hardware reports as cancelled, or that it cannot replay.
+    pub(crate) fn fail_reported(&self, fault: &Fault) {
+        let reason = fault.fatal.unwrap_or_else(|| {
+            self.mm.mmget_not_zero().map_or(Reason::Exited, |mm| {
+                let reason = diagnose(&mm, fault.va, fault.access.into());
+                put_async(mm);
+                reason
+            })
+        });
+        self.fail_channel(fault, reason);
+    }
+}
+
+impl Upgraded {
+    fn add(&mut self, stale: Stale, range: Range<u64>) {
+        if stale == Stale::Nothing {
+            return;
+        }
+        self.stale = self.stale.max(stale);
+        self.range = Some(match self.range.take() {
+            None => range,
+            Some(old) => old.start.min(range.start)..old.end.max(range.end),
+        });
+    }
+}
+
+impl From<FaultAccess> for Need {
+    fn from(access: FaultAccess) -> Self {
+        match access {
+            FaultAccess::Read => Need::Read,
+            FaultAccess::Write | FaultAccess::Atomic => Need::Write,
+        }
+    }
+}
+
+/// Why the CPU's page table does not let the GPU do that.
+fn diagnose(mm: &MmWithUser, va: u64, need: Need) -> Reason {
+    let mmap = mm.mmap_read_lock();
+    // CAST: `usize` has 64 bits.
+    let Some(vma) = mmap.vma_lookup(va as usize) else {
+        return Reason::NoVma;
+    };
+    let required = if need == Need::Write {
+        flags::READ | flags::WRITE
+    } else {
+        flags::READ
+    };
+    let allowed =
+        vma.flags() & required == required && vma.flags() & (flags::IO | flags::PFNMAP) == 0;
+    // The mapping allows it, so the page itself could not be had.
+    if allowed {
+        Reason::Bus
+    } else {
+        Reason::Permission
+    }
+}
