@@ -1,3 +1,88 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest tests.
-fn main() {}
+//! The guest tests: what the driver promises, shown through its user interface. KTAP on standard output.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use harness::Test;
+use regex_lite::Regex;
+
+mod arguments;
+mod channels;
+mod cow;
+mod device;
+mod faults;
+mod fixture;
+mod harness;
+mod invalidate;
+mod ioctls;
+mod leaves;
+mod memory;
+mod operations;
+mod process;
+mod region;
+mod remap;
+mod sys;
+
+/// All tests; those that take the device away come last.
+const ALL: &[&[Test]] = &[
+    ioctls::TESTS,
+    arguments::TESTS,
+    operations::TESTS,
+    memory::TESTS,
+    cow::TESTS,
+    remap::TESTS,
+    invalidate::TESTS,
+    leaves::TESTS,
+    channels::TESTS,
+    faults::TESTS,
+    process::TESTS,
+    device::TESTS,
+];
+
+/// Runs the guest tests and prints KTAP. Exit status: 0 all passed or skipped, 1 some failed, 2 none matched.
+#[derive(Parser)]
+struct Arguments {
+    /// Print the names of the tests.
+    #[arg(long, visible_alias = "list-subtests")]
+    list: bool,
+    /// Run only tests whose name matches this regular expression.
+    #[arg(long, value_name = "RE")]
+    filter: Option<Regex>,
+    /// Leave out tests whose name matches this regular expression.
+    #[arg(long, value_name = "RE")]
+    skip: Option<Regex>,
+    /// Run one test in this process. Exit status: 0 passed, 77 skipped, 98 failed.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["list", "filter", "skip"])]
+    run_subtest: Option<String>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let all: Vec<Test> = ALL.concat();
+    if let Some(name) = arguments.run_subtest {
+        let test = all
+            .iter()
+            .find(|test| test.full_name() == name)
+            .context("no such test")?;
+        return Ok(harness::run_here(test));
+    }
+    let wanted = |test: &Test| {
+        let matches = |pattern: &Regex| pattern.is_match(&test.full_name());
+        arguments.filter.as_ref().is_none_or(matches)
+            && !arguments.skip.as_ref().is_some_and(matches)
+    };
+    let tests: Vec<Test> = all.into_iter().filter(wanted).collect();
+    if tests.is_empty() {
+        eprintln!("no test matches");
+        return Ok(ExitCode::from(2));
+    }
+    if arguments.list {
+        tests
+            .iter()
+            .for_each(|test| println!("{}", test.full_name()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    harness::run_all(&tests)
+}

@@ -5,7 +5,8 @@ use std::fmt;
 
 /// An address for the GPU. Any pointer of the process is one.
 ///
-/// It borrows nothing and owns nothing. What the GPU may do with it is the promise made at [`Gpu::svm`](crate::Gpu::svm).
+/// It borrows nothing and owns nothing. Making one from a pointer exposes the pointer's provenance: from then on the compiler expects
+/// that someone may use the address. What the GPU may do with it is the promise made at [`Gpu::svm`](crate::Gpu::svm).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GpuPtr(u64);
 
@@ -40,13 +41,13 @@ impl fmt::Debug for GpuPtr {
 
 impl<T> From<*mut T> for GpuPtr {
     fn from(ptr: *mut T) -> Self {
-        GpuPtr(ptr.addr() as u64)
+        GpuPtr(ptr.expose_provenance() as u64)
     }
 }
 
 impl<T> From<*const T> for GpuPtr {
     fn from(ptr: *const T) -> Self {
-        GpuPtr(ptr.addr() as u64)
+        GpuPtr(ptr.expose_provenance() as u64)
     }
 }
 

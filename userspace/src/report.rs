@@ -30,8 +30,8 @@ pub enum Reason {
     NoVma,
     /// The mapping does not allow the access, or the kernel does not let devices in.
     Permission,
-    /// The page has a memory error.
-    Poison,
+    /// Where the CPU would get SIGBUS: past the end of a file, a memory error.
+    Bus,
     /// The address is in the range left to the driver, or above what the GPU can address.
     Unmanaged,
     /// No memory to serve the fault, even after retries.
@@ -80,7 +80,7 @@ impl From<u32> for Reason {
         match reason {
             1 => Reason::NoVma,
             2 => Reason::Permission,
-            3 => Reason::Poison,
+            3 => Reason::Bus,
             4 => Reason::Unmanaged,
             5 => Reason::OutOfMemory,
             6 => Reason::Exited,
@@ -121,7 +121,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Reason::NoVma => "nothing is mapped there",
             Reason::Permission => "the mapping does not allow it",
-            Reason::Poison => "the page has a memory error",
+            Reason::Bus => "past the end of a file, or a memory error",
             Reason::Unmanaged => "the GPU cannot mirror that address",
             Reason::OutOfMemory => "no memory to serve the fault",
             Reason::Exited => "the process is exiting",

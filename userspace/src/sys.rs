@@ -78,7 +78,7 @@ pub(crate) fn exec(
 ) -> nix::Result<()> {
     let bytes: &[u8] = bytemuck::cast_slice(push);
     let args = Exec {
-        push_ptr: bytes.as_ptr().addr() as u64,
+        push_ptr: bytes.as_ptr().expose_provenance() as u64,
         push_size: u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?,
         channel,
         out_sync,

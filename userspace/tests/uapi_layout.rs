@@ -174,7 +174,7 @@ fn accesses_and_reasons_are_those_of_the_header() {
     let reasons = [
         ("NO_VMA", Reason::NoVma),
         ("PERMISSION", Reason::Permission),
-        ("POISON", Reason::Poison),
+        ("BUS", Reason::Bus),
         ("UNMANAGED", Reason::Unmanaged),
         ("OUT_OF_MEMORY", Reason::OutOfMemory),
         ("EXITED", Reason::Exited),

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device goes away and comes back, the module too.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use mirage::uapi::Param;
+use mirage::{lanes, Error, Gpu, Store};
+use nix::errno::Errno;
+use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
+use nix::sys::mman::MmapAdvise;
+
+use crate::channels::still_works;
+use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
+use crate::harness::{guest_tests, skip, wait_until};
+use crate::region::{Region, PAGE};
+use crate::sys::fork;
+
+guest_tests![
+    unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back,
+    unbinding_in_a_storm_of_faults_leaves_memory_usable,
+    a_device_that_was_unbound_while_idle_comes_back,
+    the_module_stays_while_a_file_is_open_and_goes_after,
+];
+
+const DRIVER: &str = "/sys/bus/pci/drivers/mirage";
+const ROUNDS: usize = 5;
+
+/// PCI address of the GPU, as its driver's directory names it.
+fn pci_address() -> Result<String> {
+    let entries = std::fs::read_dir(DRIVER).context("the driver is not registered")?;
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.contains(':'))
+        .min()
+        .context("no device is bound to the driver")
+}
+
+fn unbind(address: &str) -> Result<()> {
+    std::fs::write(Path::new(DRIVER).join("unbind"), address).context("unbind")
+}
+
+/// Binds the device again and waits for its render node.
+fn bind(address: &str) -> Result<()> {
+    std::fs::write(Path::new(DRIVER).join("bind"), address).context("bind")?;
+    wait_until(LIMIT, || Gpu::open().is_ok()).context("no render node appears")
+}
+
+fn ensure_gone(mirror: &Mirror) -> Result<()> {
+    ensure_eq!(
+        mirror
+            .gpu
+            .param(Param::Chipset)
+            .err()
+            .and_then(|error| error.errno()),
+        Some(Errno::ENODEV)
+    );
+    ensure_eq!(
+        mirror.svm.channel().err().and_then(|error| error.errno()),
+        Some(Errno::ENODEV)
+    );
+    Ok(())
+}
+
+fn unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back() -> Result<()> {
+    let address = pci_address()?;
+    for _ in 0..ROUNDS {
+        let (mirror, values) = (Mirror::new()?, Region::anonymous(32 * PAGE)?);
+        let spinner = Spinner::over(&values)?;
+        let job = spinner.start(&mirror.channel)?;
+        spinner.wait_round(&values)?;
+        // Another process sleeps in a wait at that moment.
+        let waiter = fork(|| match job.wait(LIMIT) {
+            Err(Error::Timeout(limit)) => {
+                anyhow::bail!("the fence did not signal within {limit:?}")
+            }
+            _ => Ok(()),
+        })?;
+        std::thread::sleep(Duration::from_millis(20));
+        unbind(&address)?;
+        let then = values.page_words();
+        waiter.join()?;
+        ensure_gone(&mirror)?;
+        std::thread::sleep(Duration::from_millis(20));
+        ensure!(
+            values.page_words() == then,
+            "the GPU writes memory after it was unbound"
+        );
+        bind(&address)?;
+        // The old file stays dead, beside the new ones.
+        ensure_gone(&mirror)?;
+        still_works(&Mirror::new()?)?;
+    }
+    Ok(())
+}
+
+fn unbinding_in_a_storm_of_faults_leaves_memory_usable() -> Result<()> {
+    let address = pci_address()?;
+    for round in 0..ROUNDS {
+        let started = Region::shared(PAGE)?;
+        let child = fork(|| {
+            let (mirror, region) = (Mirror::new()?, Region::anonymous(4096 * PAGE)?);
+            let storm = || -> mirage::Result<()> {
+                let job = mirror
+                    .channel
+                    .launch(Store::new(region.lanes(0, PAGE), 1_u64), lanes(4096))?;
+                started.store(0, 1);
+                job.wait(LIMIT)
+            };
+            while storm().is_ok() {
+                region.advise(0..region.len(), MmapAdvise::MADV_DONTNEED)?;
+            }
+            ensure_gone(&mirror)?;
+            // Everything that the notifiers are called for still works.
+            region.fill(0..region.len(), 5);
+            fork(|| Ok(()))?.join()?;
+            region.protect(0..region.len(), crate::region::RW)
+        })?;
+        wait_until(LIMIT, || started.load(0) == 1).context("the child does not begin")?;
+        std::thread::sleep(Duration::from_millis(10 * round as u64));
+        unbind(&address)?;
+        bind(&address)?;
+        child.join()?;
+        still_works(&Mirror::new()?)?;
+    }
+    Ok(())
+}
+
+fn a_device_that_was_unbound_while_idle_comes_back() -> Result<()> {
+    let address = pci_address()?;
+    for _ in 0..ROUNDS {
+        unbind(&address)?;
+        ensure!(
+            matches!(Gpu::open(), Err(Error::NoDevice)),
+            "the render node outlives the device"
+        );
+        bind(&address)?;
+    }
+    still_works(&Mirror::new()?)
+}
+
+/// The module's file, where the guest keeps it.
+fn module_file() -> Option<PathBuf> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let installed = format!("/lib/modules/{}/updates/mirage.ko", release.trim());
+    let extra = format!("/lib/modules/{}/extra/mirage.ko", release.trim());
+    let candidates = [
+        installed,
+        extra,
+        String::from("/mirage.ko"),
+        String::from("/lib/modules/mirage.ko"),
+    ];
+    candidates
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+}
+
+fn the_module_stays_while_a_file_is_open_and_goes_after() -> Result<()> {
+    let Some(path) = module_file() else {
+        return skip("the module's file is not in this guest");
+    };
+    let unload = || delete_module(c"mirage", DeleteModuleFlags::O_NONBLOCK);
+    let file = File::open(path)?;
+    for _ in 0..ROUNDS {
+        let mirror = Mirror::new()?;
+        still_works(&mirror)?;
+        ensure!(
+            matches!(unload(), Err(Errno::EAGAIN | Errno::EBUSY)),
+            "the module went from under an open file"
+        );
+        still_works(&mirror)?;
+        drop(mirror);
+        wait_until(LIMIT, || unload().is_ok()).context("the module cannot be unloaded")?;
+        ensure!(
+            !Path::new(DRIVER).exists(),
+            "the driver outlives its module"
+        );
+        finit_module(file.as_fd(), c"", ModuleInitFlags::empty()).context("finit_module")?;
+        wait_until(LIMIT, || Gpu::open().is_ok()).context("no render node appears")?;
+    }
+    still_works(&Mirror::new()?)
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the driver refuses: flags, padding, alignment, ranges and handles that make no sense.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{ensure, Context, Result};
+use bytemuck::{bytes_of_mut, Pod};
+use mirage::uapi::{
+    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Param, SvmInit, DRM_IOCTL_BASE,
+};
+use mirage::{Channel, Gpu};
+use nix::errno::Errno;
+
+use crate::fixture::{ensure_eq, Mirror};
+use crate::harness::guest_tests;
+use crate::region::{Region, PAGE};
+use crate::sys;
+
+guest_tests![
+    parameters_of_the_device_make_sense,
+    an_unknown_parameter_is_invalid,
+    a_second_svm_init_is_busy,
+    a_range_that_the_driver_cannot_use_is_invalid,
+    unknown_flags_and_padding_are_invalid,
+    without_svm_init_there_is_nothing_to_use,
+    a_push_buffer_of_an_odd_or_excessive_size_is_invalid,
+    a_push_buffer_that_cannot_be_read_is_a_fault,
+    handles_that_were_never_given_out_are_unknown,
+    channels_of_another_file_are_unknown,
+    no_report_is_no_data,
+    a_forked_child_may_not_use_the_file_of_its_parent,
+];
+
+/// Request code as the header has it for an argument of `size` bytes.
+pub(crate) fn request(nr: u8, size: usize) -> u64 {
+    nix::request_code_readwrite!(DRM_IOCTL_BASE, nr, size)
+}
+
+fn call<T: Pod>(fd: BorrowedFd<'_>, id: IoctlId, mut argument: T) -> nix::Result<T> {
+    sys::ioctl(
+        fd,
+        request(id.nr(), size_of::<T>()),
+        bytes_of_mut(&mut argument),
+    )?;
+    Ok(argument)
+}
+
+/// EXEC without a fence, once: a signal is not hidden.
+pub(crate) fn exec_once(gpu: &Gpu, channel: &Channel, push: &[u32]) -> nix::Result<()> {
+    call(gpu.as_fd(), IoctlId::Exec, exec(push, channel.handle())).map(drop)
+}
+
+fn exec(push: &[u32], channel: u32) -> Exec {
+    let push_size = size_of_val(push) as u32;
+    Exec {
+        push_ptr: push.as_ptr().expose_provenance() as u64,
+        push_size,
+        channel,
+        ..Default::default()
+    }
+}
+
+/// Another open file of the same GPU, without a mirror.
+pub(crate) fn open() -> Result<File> {
+    let path = Gpu::open()?.path().to_owned();
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .context("open")
+}
+
+fn parameters_of_the_device_make_sense() -> Result<()> {
+    let gpu = Gpu::open()?;
+    ensure_eq!(gpu.param(Param::Chipset)?, 0x1400_00a1);
+    ensure_eq!(gpu.param(Param::ComputeClass)?, 0xfec0);
+    ensure!(
+        gpu.param(Param::VramSize)? >= 64 << 20,
+        "VRAM is smaller than the device can be made"
+    );
+    ensure!(
+        (1..=64).contains(&gpu.param(Param::ChannelsMax)?),
+        "the device has 64 channels"
+    );
+    ensure!(
+        gpu.param(Param::UnmanagedAlign)?.is_power_of_two(),
+        "an alignment is a power of two"
+    );
+    ensure!(gpu.param(Param::UnmanagedMin)? > 0, "rings need room");
+    ensure!(gpu.param(Param::PushMax)? >= 4096, "no room for a launch");
+    Ok(())
+}
+
+fn an_unknown_parameter_is_invalid() -> Result<()> {
+    let file = open()?;
+    let known = Param::PushMax as u64;
+    for param in [known + 1, u64::MAX, 1 << 32, 1 << 63] {
+        let outcome = call(
+            file.as_fd(),
+            IoctlId::Getparam,
+            Getparam { param, value: 0 },
+        );
+        ensure_eq!(outcome.err(), Some(Errno::EINVAL));
+    }
+    Ok(())
+}
+
+fn a_second_svm_init_is_busy() -> Result<()> {
+    let gpu = Gpu::open()?;
+    let first = sys::mirror(&gpu)?;
+    ensure_eq!(
+        sys::mirror(&gpu).err().and_then(|error| error.errno()),
+        Some(Errno::EBUSY)
+    );
+    first.channel().context("the first mirror was damaged")?;
+    Ok(())
+}
+
+fn a_range_that_the_driver_cannot_use_is_invalid() -> Result<()> {
+    let gpu = Gpu::open()?;
+    let (align, min) = (
+        gpu.param(Param::UnmanagedAlign)?,
+        gpu.param(Param::UnmanagedMin)?.max(1),
+    );
+    let (good, end, size) = (
+        0x10_0000_0000_u64.next_multiple_of(align),
+        1 << 40,
+        min.next_multiple_of(align),
+    );
+    let mut bad = vec![
+        ("starts at 0", 0, size),
+        ("is empty", good, 0),
+        ("ends above 2^40", end - size + align, size),
+        ("starts above 2^40", 0x7f00_0000_0000, size),
+        (
+            "ends behind the end of the address space",
+            0_u64.wrapping_sub(align),
+            2 * align,
+        ),
+        (
+            "is the whole address space",
+            align,
+            0_u64.wrapping_sub(align),
+        ),
+    ];
+    if align > 1 {
+        bad.extend([
+            ("starts between", good + align / 2, size),
+            ("ends between", good, size + align / 2),
+        ]);
+    }
+    if min > align {
+        bad.push(("is too small", good, min.next_multiple_of(align) - align));
+    }
+    for (what, unmanaged_addr, unmanaged_size) in bad {
+        let args = SvmInit {
+            unmanaged_addr,
+            unmanaged_size,
+            ..Default::default()
+        };
+        let outcome = call(gpu.as_fd(), IoctlId::SvmInit, args);
+        ensure!(
+            outcome.err() == Some(Errno::EINVAL),
+            "a range that {what}: {outcome:?}"
+        );
+    }
+    // None of them left anything behind.
+    sys::mirror(&gpu).context("a good range after the bad ones")?;
+    Ok(())
+}
+
+fn unknown_flags_and_padding_are_invalid() -> Result<()> {
+    let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
+    let (fd, channel, file) = (mirror.gpu.as_fd(), mirror.channel.handle(), open()?);
+    let (unmanaged_addr, unmanaged_size) = mirror.svm.unmanaged();
+    for bit in (0..32).map(|bit| 1 << bit) {
+        let init = SvmInit {
+            unmanaged_addr,
+            unmanaged_size,
+            flags: bit,
+            pad: 0,
+        };
+        ensure_eq!(
+            call(file.as_fd(), IoctlId::SvmInit, init).err(),
+            Some(Errno::EINVAL)
+        );
+        let init = SvmInit {
+            unmanaged_addr,
+            unmanaged_size,
+            flags: 0,
+            pad: bit,
+        };
+        ensure_eq!(
+            call(file.as_fd(), IoctlId::SvmInit, init).err(),
+            Some(Errno::EINVAL)
+        );
+        let alloc = ChannelAlloc {
+            flags: bit,
+            channel: 0,
+        };
+        ensure_eq!(
+            call(fd, IoctlId::ChannelAlloc, alloc).err(),
+            Some(Errno::EINVAL)
+        );
+        let free = ChannelFree { channel, pad: bit };
+        ensure_eq!(
+            call(fd, IoctlId::ChannelFree, free).err(),
+            Some(Errno::EINVAL)
+        );
+        let exec = Exec {
+            flags: bit,
+            ..exec(&push, channel)
+        };
+        ensure_eq!(call(fd, IoctlId::Exec, exec).err(), Some(Errno::EINVAL));
+    }
+    Ok(())
+}
+
+fn without_svm_init_there_is_nothing_to_use() -> Result<()> {
+    let (file, push) = (open()?, [0_u32; 2]);
+    let fd = file.as_fd();
+    ensure_eq!(
+        call(fd, IoctlId::ChannelAlloc, ChannelAlloc::default()).err(),
+        Some(Errno::ENXIO)
+    );
+    ensure_eq!(
+        call(fd, IoctlId::FaultReport, FaultReport::default()).err(),
+        Some(Errno::ENXIO)
+    );
+    let unknown = |error| matches!(error, Some(Errno::ENOENT | Errno::ENXIO));
+    ensure!(
+        unknown(call(fd, IoctlId::ChannelFree, ChannelFree::default()).err()),
+        "freed a channel of no mirror"
+    );
+    ensure!(
+        unknown(call(fd, IoctlId::Exec, exec(&push, 0)).err()),
+        "ran work of no mirror"
+    );
+    Ok(())
+}
+
+fn a_push_buffer_of_an_odd_or_excessive_size_is_invalid() -> Result<()> {
+    let mirror = Mirror::new()?;
+    let max = mirror.gpu.param(Param::PushMax)? as u32;
+    let push = vec![0_u32; max as usize / 4 + 1];
+    for push_size in [
+        0,
+        1,
+        2,
+        3,
+        5,
+        max - 1,
+        max + 1,
+        max + 4,
+        u32::MAX,
+        u32::MAX - 3,
+    ] {
+        let exec = Exec {
+            push_size,
+            ..exec(&push, mirror.channel.handle())
+        };
+        let outcome = call(mirror.gpu.as_fd(), IoctlId::Exec, exec);
+        ensure!(
+            outcome.err() == Some(Errno::EINVAL),
+            "{push_size} bytes: {outcome:?}"
+        );
+    }
+    Ok(())
+}
+
+fn a_push_buffer_that_cannot_be_read_is_a_fault() -> Result<()> {
+    let (mirror, mut region) = (Mirror::new()?, Region::anonymous(2 * PAGE)?);
+    region.unmap(PAGE..2 * PAGE)?;
+    let half = region.at(PAGE - 8).addr();
+    for push_ptr in [0, 8, half, u64::MAX - 7, 0xffff_8880_0000_0000] {
+        let exec = Exec {
+            push_ptr,
+            push_size: 16,
+            ..exec(&[], mirror.channel.handle())
+        };
+        let outcome = call(mirror.gpu.as_fd(), IoctlId::Exec, exec);
+        ensure!(
+            outcome.err() == Some(Errno::EFAULT),
+            "push buffer at {push_ptr:#x}: {outcome:?}"
+        );
+    }
+    crate::channels::still_works(&mirror)
+}
+
+fn handles_that_were_never_given_out_are_unknown() -> Result<()> {
+    let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
+    let (fd, known) = (mirror.gpu.as_fd(), mirror.channel.handle());
+    for channel in [known + 1, known + 63, u32::MAX, 1 << 31] {
+        ensure_eq!(
+            call(fd, IoctlId::Exec, exec(&push, channel)).err(),
+            Some(Errno::ENOENT)
+        );
+        ensure_eq!(
+            call(fd, IoctlId::ChannelFree, ChannelFree { channel, pad: 0 }).err(),
+            Some(Errno::ENOENT)
+        );
+    }
+    let exec = Exec {
+        out_sync: 12_345,
+        ..exec(&push, known)
+    };
+    ensure_eq!(call(fd, IoctlId::Exec, exec).err(), Some(Errno::ENOENT));
+    let freed = mirror.svm.channel()?;
+    let handle = ChannelFree {
+        channel: freed.handle(),
+        pad: 0,
+    };
+    call(fd, IoctlId::ChannelFree, handle)?;
+    ensure_eq!(
+        call(fd, IoctlId::ChannelFree, handle).err(),
+        Some(Errno::ENOENT)
+    );
+    crate::channels::still_works(&mirror)
+}
+
+fn channels_of_another_file_are_unknown() -> Result<()> {
+    let (first, second, push) = (Mirror::new()?, Mirror::new()?, [0_u32; 2]);
+    let spare: Vec<Channel> = (0..4)
+        .map(|_| first.svm.channel())
+        .collect::<mirage::Result<_>>()?;
+    let foreign = spare
+        .iter()
+        .map(Channel::handle)
+        .filter(|&handle| handle != second.channel.handle());
+    for channel in foreign {
+        ensure_eq!(
+            call(second.gpu.as_fd(), IoctlId::Exec, exec(&push, channel)).err(),
+            Some(Errno::ENOENT)
+        );
+        let free = call(
+            second.gpu.as_fd(),
+            IoctlId::ChannelFree,
+            ChannelFree { channel, pad: 0 },
+        );
+        ensure_eq!(free.err(), Some(Errno::ENOENT));
+    }
+    crate::channels::still_works(&first)
+}
+
+fn no_report_is_no_data() -> Result<()> {
+    let mirror = Mirror::new()?;
+    let outcome = call(
+        mirror.gpu.as_fd(),
+        IoctlId::FaultReport,
+        FaultReport::default(),
+    );
+    ensure_eq!(outcome.err(), Some(Errno::ENODATA));
+    Ok(())
+}
+
+fn a_forked_child_may_not_use_the_file_of_its_parent() -> Result<()> {
+    let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
+    let child = sys::fork(|| {
+        let (fd, channel) = (mirror.gpu.as_fd(), mirror.channel.handle());
+        let (unmanaged_addr, unmanaged_size) = mirror.svm.unmanaged();
+        let init = SvmInit {
+            unmanaged_addr,
+            unmanaged_size,
+            ..Default::default()
+        };
+        ensure_eq!(call(fd, IoctlId::SvmInit, init).err(), Some(Errno::EPERM));
+        ensure_eq!(
+            call(fd, IoctlId::ChannelAlloc, ChannelAlloc::default()).err(),
+            Some(Errno::EPERM)
+        );
+        ensure_eq!(
+            call(fd, IoctlId::Exec, exec(&push, channel)).err(),
+            Some(Errno::EPERM)
+        );
+        ensure_eq!(
+            call(fd, IoctlId::ChannelFree, ChannelFree { channel, pad: 0 }).err(),
+            Some(Errno::EPERM)
+        );
+        ensure_eq!(
+            call(fd, IoctlId::FaultReport, FaultReport::default()).err(),
+            Some(Errno::EPERM)
+        );
+        // A file of its own is fine.
+        crate::channels::still_works(&Mirror::new()?)
+    })?;
+    child.join()?;
+    crate::channels::still_works(&mirror)
+}

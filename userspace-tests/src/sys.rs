@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! System calls that need unsafe: fork, ioctls that break the rules, pages kept in a pipe.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use mirage::{Gpu, Svm};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{kill, Signal};
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::{fork as nix_fork, ForkResult, Pid};
+
+use crate::harness::wait_until;
+
+/// Mirrors this process.
+pub(crate) fn mirror(gpu: &Gpu) -> mirage::Result<Svm> {
+    // SAFETY: tests give the GPU addresses of `Region`s, which are words without references, results in arrays that nothing
+    // touches until the wait, and addresses where nothing is mapped.
+    unsafe { gpu.svm() }
+}
+
+/// A forked child. Killed and reaped when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Option<Pid>,
+}
+
+/// Runs `child` in a forked process, which exits with status 0 if it returns Ok.
+pub(crate) fn fork(child: impl FnOnce() -> Result<()>) -> Result<Child> {
+    // SAFETY: glibc keeps its own locks usable in the child; tests fork while no other thread holds one of theirs.
+    match unsafe { nix_fork() }.context("fork")? {
+        ForkResult::Parent { child } => Ok(Child { pid: Some(child) }),
+        ForkResult::Child => {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+            let code = match outcome {
+                Ok(Ok(())) => 0,
+                Ok(Err(error)) => {
+                    eprintln!("in the child: {error:#}");
+                    1
+                }
+                Err(_) => 101,
+            };
+            // SAFETY: ends the process without running the parent's destructors a second time.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+impl Child {
+    /// Waits for a child that should succeed.
+    pub(crate) fn join(mut self) -> Result<()> {
+        let pid = self.pid.take().context("already reaped")?;
+        let status = waitpid(pid, None).context("waitpid")?;
+        ensure!(
+            status == WaitStatus::Exited(pid, 0),
+            "child ended with {status:?}"
+        );
+        Ok(())
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        let pid = self.pid.take().context("already reaped")?;
+        kill(pid, Signal::SIGKILL).context("kill")?;
+        let status = waitpid(pid, None).context("waitpid")?;
+        ensure!(
+            status == WaitStatus::Signaled(pid, Signal::SIGKILL, false),
+            "killed child ended with {status:?}"
+        );
+        Ok(())
+    }
+
+    /// Waits for a child that something else should have killed.
+    pub(crate) fn killed_by(mut self) -> Result<Signal> {
+        let pid = self.pid.take().context("already reaped")?;
+        match waitpid(pid, None).context("waitpid")? {
+            WaitStatus::Signaled(_, signal, _) => Ok(signal),
+            status => anyhow::bail!("child ended with {status:?} instead of a signal"),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid.take() {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = wait_until(Duration::from_secs(5), || {
+                waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+                    != Ok(WaitStatus::StillAlive)
+            });
+        }
+    }
+}
+
+/// An ioctl with any request code and any argument.
+pub(crate) fn ioctl(fd: BorrowedFd<'_>, request: u64, argument: &mut [u8]) -> nix::Result<()> {
+    // _IOC_SIZE(request)
+    let size = (request >> 16 & 0x3fff) as usize;
+    assert!(argument.len() >= size, "the kernel would use {size} bytes");
+    // SAFETY: the kernel touches no more than the size in the request code, which `argument` has. Pointers inside are only
+    // read by the driver, and SVM_INIT is given ranges that the caller reserved or that must be refused.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument.as_mut_ptr()) }).map(drop)
+}
+
+/// Has `handler` do nothing but interrupt system calls on SIGALRM, which comes after `delay`.
+pub(crate) fn alarm_after(delay: Duration) -> Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = nix::sys::signal::SigAction::new(
+        nix::sys::signal::SigHandler::Handler(nothing),
+        nix::sys::signal::SaFlags::empty(),
+        nix::sys::signal::SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, so it is async-signal-safe.
+    unsafe { nix::sys::signal::sigaction(Signal::SIGALRM, &action) }.context("sigaction")?;
+    let thread = nix::sys::pthread::pthread_self();
+    std::thread::spawn(move || {
+        std::thread::sleep(delay);
+        let _ = nix::sys::pthread::pthread_kill(thread, Signal::SIGALRM);
+    });
+    Ok(())
+}
+
+/// An ioctl whose argument lies where the kernel must not be able to use it.
+pub(crate) fn ioctl_at(fd: BorrowedFd<'_>, request: u64, addr: u64) -> nix::Result<()> {
+    // SAFETY: the callers' addresses are null, not mapped, or the kernel's: it returns EFAULT.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, addr) }).map(drop)
+}
