@@ -80,4 +80,14 @@ counters! {
     drained_stores,
     /// Device accesses that reached no memory.
     bus_errors,
+    /// GP entries that were fetched.
+    gp_entries,
+    /// Methods that were decoded.
+    methods,
+    /// Errors that stopped a channel, other than faults.
+    channel_errors,
+    /// Launches of the compute engine.
+    launches,
+    /// Bytes that COPY moved.
+    bytes_copied,
 }

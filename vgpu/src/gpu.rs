@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::bus::{Bus, InterruptSink};
 use crate::config::Config;
 use crate::counters::{Counters, Snapshot};
+use crate::engine::{Compute, ComputeParts, Engine, Graph};
+use crate::fifo::{Fifo, FifoParts};
 use crate::intr::InterruptTree;
 use crate::mmu::Mmu;
 use crate::pri::{Pri, RegisterBlock};
@@ -29,9 +31,31 @@ impl Gpu {
     ) -> io::Result<Self> {
         let counters = Arc::new(Counters::default());
         let intr = Arc::new(InterruptTree::new(sink));
-        let mmu = Mmu::new(bus, Arc::clone(&intr), counters, config)?;
+        let mmu = Mmu::new(
+            Arc::clone(&bus),
+            Arc::clone(&intr),
+            Arc::clone(&counters),
+            config,
+        )?;
+        let graph = Arc::new(Graph::new(Arc::clone(&intr)));
+        let parts = ComputeParts {
+            bus: Arc::clone(&bus),
+            mmu: Arc::clone(&mmu),
+            graph: Arc::clone(&graph),
+            counters: Arc::clone(&counters),
+        };
+        let compute: Arc<dyn Engine> = Arc::new(Compute::new(parts, config.sms)?);
+        let fifo = Fifo::new(FifoParts {
+            bus,
+            mmu: Arc::clone(&mmu),
+            intr: Arc::clone(&intr),
+            counters,
+            graph: Arc::clone(&graph),
+            engines: vec![compute],
+        });
         // In the order of a reset: what uses the MMU stops before the MMU does.
-        let blocks: Vec<Arc<dyn RegisterBlock>> = vec![Arc::clone(&mmu) as _, intr];
+        let blocks: Vec<Arc<dyn RegisterBlock>> =
+            vec![Arc::new(fifo), graph, Arc::clone(&mmu) as _, intr];
         let pri = Pri::new(blocks);
         Ok(Self { mmu, pri })
     }

@@ -17,4 +17,6 @@ pub mod pci;
 pub mod pri;
 pub mod transport;
 
+mod engine;
+mod fifo;
 mod regs;

@@ -41,7 +41,9 @@ fn run(args: &Args) -> Result<(), String> {
     let interrupts = Arc::new(Interrupts::default());
     let bus: Arc<dyn Bus> = Arc::<Memory>::clone(&memory);
     let sink: Arc<dyn InterruptSink> = Arc::<Interrupts>::clone(&interrupts);
-    let gpu = Arc::new(Gpu::new(bus, sink, &args.config()));
+    let gpu =
+        Gpu::new(bus, sink, &args.config()).map_err(|e| format!("Cannot start the device: {e}"))?;
+    let gpu = Arc::new(gpu);
     let parts = Parts {
         gpu: Arc::clone(&gpu),
         memory,

@@ -53,7 +53,7 @@ impl Served {
         let bus: Arc<dyn Bus> = Arc::<Memory>::clone(&memory);
         let sink: Arc<dyn InterruptSink> = Arc::<Interrupts>::clone(&interrupts);
         let parts = Parts {
-            gpu: Arc::new(Gpu::new(bus, sink, &Config::default())),
+            gpu: Arc::new(Gpu::new(bus, sink, &Config::default()).unwrap()),
             memory: Arc::clone(&memory),
             vram: VRAM,
             interrupts: Arc::clone(&interrupts),
