@@ -17,7 +17,7 @@ use kernel::{
 /// The buffer is freed when it is dropped, or when the device is unbound; from then on every access is [`ENODEV`]. Whoever
 /// gave its address to the device takes it back before either happens.
 ///
-/// The device may write at any time, so each access is one volatile load or store of that size and nothing can be borrowed.
+/// The device may write at any time, so each access is one volatile load or store of 4 bytes and nothing can be borrowed.
 pub(crate) struct CoherentBuf {
     buf: Devres<Coherent<[u8]>>,
     dma_addr: u64,
@@ -44,69 +44,30 @@ impl CoherentBuf {
         self.dma_addr
     }
 
-    /// Size in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Reads 4 bytes at `offset`, a multiple of 4.
     pub(crate) fn read32(&self, offset: usize) -> Result<u32> {
-        self.read(offset)
-    }
-
-    /// Reads 8 bytes at `offset`, a multiple of 8.
-    pub(crate) fn read64(&self, offset: usize) -> Result<u64> {
-        self.read(offset)
+        self.with_word(offset, |word| {
+            // SAFETY: The pointer is valid and aligned. The device may write at the same time, which the kernel's memory model
+            // allows for a volatile access of this size.
+            unsafe { word.read_volatile() }
+        })
     }
 
     /// Writes 4 bytes at `offset`, a multiple of 4.
     pub(crate) fn write32(&self, offset: usize, value: u32) -> Result {
-        self.write(offset, value)
-    }
-
-    /// Writes 8 bytes at `offset`, a multiple of 8.
-    pub(crate) fn write64(&self, offset: usize, value: u64) -> Result {
-        self.write(offset, value)
-    }
-
-    /// Copies `data` to `offset`, byte by byte.
-    pub(crate) fn write_slice(&self, offset: usize, data: &[u8]) -> Result {
-        let end = offset.checked_add(data.len()).ok_or(EINVAL)?;
-        if end > self.len {
-            return Err(EINVAL);
-        }
-        (offset..end)
-            .zip(data)
-            .try_for_each(|(at, &byte)| self.write(at, byte))
-    }
-
-    /// Fills the buffer with zeroes.
-    pub(crate) fn zero(&self) -> Result {
-        (0..self.len).try_for_each(|at| self.write(at, 0u8))
-    }
-
-    /// Reads one value.
-    fn read<T: FromBytes>(&self, offset: usize) -> Result<T> {
-        self.with_ptr(offset, |ptr: *mut T| {
-            // SAFETY: `with_ptr` gives a pointer that is valid and aligned for `T`, and any bits are a `T`. The device may
-            // write at the same time, which the kernel's memory model allows for volatile accesses of up to 8 bytes.
-            unsafe { ptr.read_volatile() }
+        self.with_word(offset, |word| {
+            // SAFETY: The pointer is valid and aligned. Other CPUs and the device may access the memory at the same time, which
+            // the kernel's memory model allows for a volatile access of this size.
+            unsafe { word.write_volatile(value) }
         })
     }
 
-    /// Writes one value.
-    fn write<T: IntoBytes>(&self, offset: usize, value: T) -> Result {
-        self.with_ptr(offset, |ptr: *mut T| {
-            // SAFETY: `with_ptr` gives a pointer that is valid and aligned for `T`. Other CPUs and the device may access the
-            // memory at the same time, which the kernel's memory model allows for volatile accesses of up to 8 bytes.
-            unsafe { ptr.write_volatile(value) }
-        })
-    }
+    /// Calls `f` with a pointer to the word at `offset`; it is inside of the buffer, aligned, and valid until `f` returns.
+    fn with_word<R>(&self, offset: usize, f: impl FnOnce(*mut u32) -> R) -> Result<R> {
+        const WORD: usize = size_of::<u32>();
 
-    /// Calls `f` with a pointer to the `T` at `offset`; it is inside of the buffer, aligned, and valid until `f` returns.
-    fn with_ptr<T, R>(&self, offset: usize, f: impl FnOnce(*mut T) -> R) -> Result<R> {
-        let end = offset.checked_add(size_of::<T>()).ok_or(EINVAL)?;
-        if end > self.len || offset % align_of::<T>() != 0 {
+        let end = offset.checked_add(WORD).ok_or(EINVAL)?;
+        if end > self.len || offset % WORD != 0 {
             return Err(EINVAL);
         }
         self.buf

@@ -130,12 +130,6 @@ impl Fence {
         unsafe { (*self.as_raw()).seqno }
     }
 
-    /// Whether the fence has signalled.
-    pub(crate) fn is_signaled(&self) -> bool {
-        // SAFETY: The fence is alive by the invariant of `Issuer`.
-        unsafe { raw::mirage_dma_fence_test_signaled_flag(self.as_raw()) }
-    }
-
     /// The C object; valid as long as `self`.
     pub(super) fn as_raw(&self) -> *mut bindings::dma_fence {
         self.0.inner.as_ptr().cast()

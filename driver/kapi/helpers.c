@@ -25,11 +25,6 @@ void mirage_dma_fence_set_error(struct dma_fence *fence, int error)
 	dma_fence_set_error(fence, error);
 }
 
-bool mirage_dma_fence_test_signaled_flag(struct dma_fence *fence)
-{
-	return dma_fence_test_signaled_flag(fence);
-}
-
 /* Does nothing without debugfs. */
 void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *))
 {
@@ -88,14 +83,17 @@ bool mirage_dma_needs_bounce(struct device *dev)
 	return dma_addressing_limited(dev);
 }
 
+/* Mirrored pages stay in use by the CPU: nothing is synchronised when they are mapped and unmapped. */
+#define MIRROR_ATTRS DMA_ATTR_SKIP_CPU_SYNC
+
 dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page)
 {
-	return dma_map_page_attrs(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRAGE_DMA_ATTRS);
+	return dma_map_page_attrs(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRROR_ATTRS);
 }
 
 void mirage_dma_unmap_page(struct device *dev, dma_addr_t addr)
 {
-	dma_unmap_page_attrs(dev, addr, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRAGE_DMA_ATTRS);
+	dma_unmap_page_attrs(dev, addr, PAGE_SIZE, DMA_BIDIRECTIONAL, MIRROR_ATTRS);
 }
 
 bool mirage_dma_mapping_error(struct device *dev, dma_addr_t addr)

@@ -13,18 +13,11 @@
 #include <drm/drm_debugfs.h>
 #include <drm/drm_syncobj.h>
 
-/* An enum, since bindgen does not see the values of these macros. */
-enum {
-	/* Mirrored pages stay in use by the CPU: nothing is synchronised when they are mapped and unmapped. */
-	MIRAGE_DMA_ATTRS = DMA_ATTR_SKIP_CPU_SYNC,
-};
-
 void mirage_wmb(void);
 void mirage_rmb(void);
 
 void mirage_dma_fence_put(struct dma_fence *fence);
 void mirage_dma_fence_set_error(struct dma_fence *fence, int error);
-bool mirage_dma_fence_test_signaled_flag(struct dma_fence *fence);
 
 void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *));
 void mirage_drm_syncobj_put(struct drm_syncobj *syncobj);

@@ -124,13 +124,6 @@ impl Bar1 {
         self.len
     }
 
-    /// Reads 4 bytes at `offset`, a multiple of 4; all ones when the device is gone, [`EINVAL`] outside of the window.
-    pub(crate) fn read32(&self, offset: usize) -> Result<u32> {
-        self.bar
-            .try_access_with(|bar| bar.try_read32(offset))
-            .unwrap_or(Ok(u32::MAX))
-    }
-
     /// Reads 8 bytes at `offset`, a multiple of 8; all ones when the device is gone, [`EINVAL`] outside of the window.
     pub(crate) fn read64(&self, offset: usize) -> Result<u64> {
         self.bar
