@@ -101,8 +101,9 @@ impl Vram {
 impl TableMem for Vram {
     fn read(&self, at: VramOffset) -> u64 {
         usize::try_from(at.0)
-            .and_then(|off| Ok(self.window.read64(off)))
-            .map_or(u64::MAX, |v| v.unwrap_or(u64::MAX))
+            .map_err(Error::from)
+            .and_then(|off| self.window.read64(off))
+            .unwrap_or(u64::MAX)
     }
 
     fn write(&self, at: VramOffset, value: u64) {

@@ -21,10 +21,10 @@ use kernel::{
 /// Longest time, in ms, that one call waits for invalidations of the range to finish.
 const RETRY_BUDGET_MS: Msecs = 1000;
 
-const REQ_FAULT: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_FAULT as usize;
-const REQ_WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_WRITE as usize;
-const VALID: usize = raw::hmm_pfn_flags_HMM_PFN_VALID as usize;
-const WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_WRITE as usize;
+const REQ_FAULT: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_FAULT;
+const REQ_WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_WRITE;
+const VALID: usize = raw::hmm_pfn_flags_HMM_PFN_VALID;
+const WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_WRITE;
 
 /// What the device needs of one page.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,8 +118,7 @@ fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> R
 /// lock is not held while `mmu_interval_read_begin()` waits.
 #[cfg(not(mirage_hmm_unlocked))]
 fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> Result {
-    // CAST: Milliseconds are a small positive number.
-    let budget = kernel::time::Delta::from_millis(RETRY_BUDGET_MS as i64);
+    let budget = kernel::time::Delta::from_millis(i64::from(RETRY_BUDGET_MS));
     let begin = kernel::time::Instant::<kernel::time::Monotonic>::now();
     loop {
         init(range.hmm_pfns);
