@@ -8,6 +8,7 @@ use crate::{
     channel::Channel,
     gpu::Gpu,
     kapi::{coherent::CoherentBuf, dma::MirrorDma, mmio, mmio::Bar0},
+    ram::*,
     regs::*,
     svm::{Reason, Svm},
     vram::VramOffset,

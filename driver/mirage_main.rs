@@ -22,7 +22,7 @@
 //! * [`svm`]: one process on one GPU: regions, fault service, policy.
 //! * [`mirror`]: one region: notifier, update lock, commit, invalidate.
 //! * [`gpu_pt`]: format and walk of GPU page tables, pure logic.
-//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`vram`], [`regs`], [`counters`]: the parts of the device.
+//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`vram`], [`regs`], [`ram`], [`counters`]: the parts of the device.
 //! * [`kapi`]: safe wrappers of kernel interfaces; all `unsafe` code, all differences between kernel versions.
 //!
 //! # Glossary
@@ -73,6 +73,7 @@ mod gpu_pt;
 mod kapi;
 mod mirror;
 mod push;
+mod ram;
 mod regs;
 mod svm;
 mod tlb;

@@ -6,7 +6,7 @@
 //! swallow what the driver appends. Nothing else is checked: methods reach no memory but through the page tables of
 //! the channel, and privileged ones are refused by the hardware.
 
-use crate::regs::{host_method, sec_op, MethodHeader, SemExecute, SEM_OPERATION_RELEASE};
+use crate::ram::{host_method, sec_op, MethodHeader, SemExecute, SEM_OPERATION_RELEASE};
 use kernel::prelude::*;
 
 /// Words of the driver's own push buffer behind each of the program's.

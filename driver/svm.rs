@@ -215,10 +215,7 @@ impl Svm {
         let channel = self.gpu.insert_channel(|id| {
             let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
             let va = self.unmanaged.start + id.index() as u64 * CHANNEL_MEM;
-            self.map_unmanaged(va, mem.dma_addr())?;
-            // The memory is freed on an error, so the mapping must go first.
-            let channel =
-                Channel::new(id, self, &mem, va).inspect_err(|_| self.unmap_unmanaged(va))?;
+            let channel = Channel::new(id, self, va)?;
             channel.start(mem).inspect_err(|_| channel.release())?;
             Ok(channel)
         })?;
@@ -256,7 +253,7 @@ impl Svm {
     }
 
     /// Maps a channel's memory in the unmanaged range.
-    fn map_unmanaged(&self, va: u64, dma: u64) -> Result {
+    pub(crate) fn map_unmanaged(&self, va: u64, dma: u64) -> Result {
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
         space.map_unmanaged(&self.gpu.vram, va..va + CHANNEL_MEM, dma)
