@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mirage demo`: a GPU works on the heap of an ordinary program.
+//!
+//! The program builds a hash table of boxed nodes and gives the GPU one thing, the address of its array of heads. The GPU
+//! walks all chains over and over and adds 1 to every node, while threads of the CPU rearrange the memory that the table lies in.
+//! In the end the CPU looks at every node.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use mirage::{
+    lanes, Access, Channel, Chase, Chased, Counters, Gpu, GpuPtr, Load, Reason, Strided, Svm,
+};
+
+mod churn;
+mod memory;
+mod show;
+mod table;
+
+use churn::{Churn, Done};
+use show::{grouped, Row};
+use table::Table;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Only a GPU that hangs takes so long.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Nothing is mapped there in any process.
+const BAD_POINTER: GpuPtr = GpuPtr::new(0x0bad_0bad_0000);
+
+/// Options of the demo.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Nodes of the table.
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    nodes: u32,
+    /// Walks go on for so many seconds, and at least three times.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    seconds: u64,
+    /// What all random choices start from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome<()> {
+    let gpu = Gpu::open()?;
+    let svm = memory::mirror(&gpu)?;
+
+    let start = Instant::now();
+    let table = Table::build(arguments.nodes as usize, arguments.seed);
+    println!(
+        "Built a hash table: {} nodes, each in a Box of its own, in {} chains ({:.1} s).",
+        grouped(arguments.nodes.into()),
+        grouped(table.heads().len() as u64),
+        start.elapsed().as_secs_f32()
+    );
+    println!("The GPU gets a bare pointer to it: {:p}. It walks and updates the table, while CPU threads", table.heads());
+    println!("mmap, munmap, mremap, mprotect, madvise and fork around it.\n");
+
+    let before = gpu.counters()?;
+    let start = Instant::now();
+    let (walks, done) = walk_under_churn(&svm, &table, arguments)?;
+    let walked = start.elapsed();
+    let counted = gpu.counters()?.since(&before);
+    let start = Instant::now();
+    table.check(walks)?;
+    show::rows(&happened(&table, walks, done, &counted), walked);
+    println!(
+        "The CPU looked at every node: {} values, each of them right ({:.1} s). Pinned: {}. Locked: {}.",
+        grouped(arguments.nodes.into()),
+        start.elapsed().as_secs_f32(),
+        memory::status("VmPin")?,
+        memory::status("VmLck")?
+    );
+    println!("No special allocator, no copy, no pinning.\n");
+
+    bad_pointer(&svm, &table)?;
+    table.check(walks + 1)
+}
+
+/// Walks until the time is over, with the CPU's threads around it. Returns how often, and what the threads did.
+fn walk_under_churn(svm: &Svm, table: &Table, arguments: &Arguments) -> Outcome<(u64, Done)> {
+    let (channel, churn) = (svm.channel()?, Churn::new(svm, table, arguments.seed)?);
+    let end = Instant::now() + Duration::from_secs(arguments.seconds);
+    std::thread::scope(|scope| {
+        let threads = churn.start(scope);
+        let mut walks = 0;
+        let outcome = loop {
+            if let Err(error) = walk(svm, &channel, table, walks) {
+                break Err(error);
+            }
+            walks += 1;
+            if walks >= 3 && Instant::now() > end {
+                break Ok(walks);
+            }
+        };
+        let done = churn.stop(threads);
+        Ok((outcome?, done?))
+    })
+}
+
+/// One walk of the GPU over all chains, one lane for each. `walks` were made before.
+fn walk(svm: &Svm, channel: &Channel, table: &Table, walks: u64) -> Outcome<()> {
+    let heads = table.heads();
+    let mut found = vec![Chased::default(); heads.len()];
+    let chase = Chase::new(Strided::packed(heads.as_ptr()), table::LAYOUT)
+        .adding(1)
+        .results(found.as_mut_ptr());
+    let job = channel.launch(chase, lanes(heads.len() as u32))?;
+    if let Err(error) = job.wait(LIMIT) {
+        return Err(match svm.fault_report()? {
+            Some(report) => format!("{error}: {report}").into(),
+            None => error.into(),
+        });
+    }
+    let nodes: u64 = found.iter().map(|chain| chain.nodes).sum();
+    let sum = found
+        .iter()
+        .fold(0_u64, |sum, chain| sum.wrapping_add(chain.sum));
+    if (nodes, sum) != (table.len(), table.sum(walks)) {
+        return Err(format!("walk {walks}: the GPU found {nodes} nodes of sum {sum}").into());
+    }
+    Ok(())
+}
+
+/// What happened, for the table.
+fn happened(table: &Table, walks: u64, done: Done, counted: &Counters) -> Vec<Row> {
+    let row = |what, name| Row::new(what, counted.get(name));
+    let mut rows = vec![
+        Row::title("The GPU"),
+        Row::new("walks over the whole table", walks),
+        Row::new("nodes visited and updated", walks * table.len()),
+        Row::title("The CPU meanwhile"),
+    ];
+    rows.extend(done.rows());
+    rows.extend([
+        Row::title("The driver"),
+        row("GPU page faults", "faults"),
+        row("  served in batches", "batches"),
+        row("  that another one had answered", "duplicates"),
+        row("retries: memory changed under a fault", "retries"),
+        row("invalidations of what the GPU had mapped", "invalidations"),
+        row("  4 KiB pages taken from the GPU", "invalidated_pages"),
+        row("2 MiB mappings made", "leaves_2m"),
+        row("64 KiB mappings made", "leaves_64k"),
+        row("4 KiB mappings made", "leaves_4k"),
+        row("large mappings split", "splits"),
+        row("TLB operations", "tlb_operations"),
+    ]);
+    rows
+}
+
+/// Gives the GPU a pointer to nothing, shows the report, and walks the table once more on another channel.
+fn bad_pointer(svm: &Svm, table: &Table) -> Outcome<()> {
+    println!("Now a bad pointer on purpose, {BAD_POINTER:?}:");
+    let (channel, other) = (svm.channel()?, svm.channel()?);
+    let job = channel.launch(Load::<u64>::new(BAD_POINTER.into()), lanes(1))?;
+    let Err(error) = job.wait(LIMIT) else {
+        return Err("the GPU read where nothing is mapped".into());
+    };
+    let report = svm
+        .fault_report()?
+        .ok_or("the channel was stopped without a report")?;
+    println!("  wait:   {error}");
+    println!("  report: {report}");
+    let found = (report.channel, report.addr, report.access, report.reason);
+    if found
+        != (
+            channel.handle(),
+            BAD_POINTER.addr(),
+            Access::Read,
+            Reason::NoVma,
+        )
+    {
+        return Err(format!("the report is wrong: {report:?}").into());
+    }
+    walk(svm, &other, table, table.walks_of_first_node())?;
+    println!("  The program lives, and another channel walked the table once more.");
+    Ok(())
+}
