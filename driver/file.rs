@@ -60,6 +60,16 @@ struct Mirror {
     svm: Arc<Svm>,
 }
 
+impl Mirror {
+    /// [`EPERM`] in another address space.
+    fn check_caller(&self) -> Result {
+        if !mm::is_current(&self.mm) {
+            return Err(EPERM);
+        }
+        Ok(())
+    }
+}
+
 impl drm::DriverFile for MirageFile {
     type Driver = MirageDrm;
 
@@ -93,9 +103,7 @@ impl MirageFile {
     fn svm(&self) -> Result<Arc<Svm>> {
         let mirror = self.mirror.lock();
         let mirror = mirror.as_ref().ok_or(ENXIO)?;
-        if !mm::is_current(&mirror.mm) {
-            return Err(EPERM);
-        }
+        mirror.check_caller()?;
         Ok(mirror.svm.clone())
     }
 
@@ -120,7 +128,8 @@ impl MirageFile {
         require_zero(&[args.flags, args.pad])?;
         let unmanaged = unmanaged_range(args, &this.gpu)?;
         let mut mirror = this.mirror.lock();
-        if mirror.is_some() {
+        if let Some(mirror) = mirror.as_ref() {
+            mirror.check_caller()?;
             return Err(EBUSY);
         }
         let current = current!();

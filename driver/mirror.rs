@@ -76,7 +76,8 @@ pub(crate) struct BlockArray {
     start: u64,
     pde0: VramOffset,
     big: VramPage,
-    blocks: [Option<BlockSlot>; REGION_BLOCKS],
+    // Boxed, so that regions can be made on a kernel stack.
+    blocks: KBox<[Option<BlockSlot>; REGION_BLOCKS]>,
 }
 
 struct BlockSlot {
@@ -87,13 +88,13 @@ struct BlockSlot {
 
 impl BlockArray {
     /// Tables for the region at `start`, whose first PDE0 is at `pde0`. `big` is zeroed.
-    pub(crate) fn new(start: u64, pde0: VramOffset, big: VramPage) -> Self {
-        Self {
+    pub(crate) fn new(start: u64, pde0: VramOffset, big: VramPage) -> Result<Self> {
+        Ok(Self {
             start,
             pde0,
             big,
-            blocks: [const { None }; REGION_BLOCKS],
-        }
+            blocks: KBox::init(pin_init::init_array_from_fn(|_| None), GFP_KERNEL)?,
+        })
     }
 
     /// Whether block `index` can be mapped without allocating.

@@ -68,12 +68,13 @@ impl Scratch {
         Ok(Self {
             batch: KVec::with_capacity(max, GFP_KERNEL)?,
             now: 0,
-            block: KBox::new(
-                BlockScratch {
-                    needs: [Need::Snapshot; BLOCK_PAGES],
-                    pfns: [0; BLOCK_PAGES],
-                    slots: [None; BLOCK_PAGES],
-                },
+            // Made in place: it is as big as a kernel stack.
+            block: KBox::init(
+                init!(BlockScratch {
+                    needs <- pin_init::init_array_from_fn(|_| Need::Snapshot),
+                    pfns <- pin_init::init_array_from_fn(|_| 0),
+                    slots <- pin_init::init_array_from_fn(|_| None),
+                }),
                 GFP_KERNEL,
             )?,
         })

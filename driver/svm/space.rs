@@ -44,7 +44,7 @@ impl Space {
     pub(super) fn new(vram: &Vram, unmanaged: u64) -> Result<Self> {
         let mut directory = Directory::new(vram)?;
         let pde0 = directory.get(vram, unmanaged)?;
-        let unmanaged = BlockArray::new(unmanaged, pde0, vram.alloc_page()?);
+        let unmanaged = BlockArray::new(unmanaged, pde0, vram.alloc_page()?)?;
         Ok(Self {
             regions: RBTree::new(),
             count: 0,
@@ -97,7 +97,7 @@ impl Space {
         start: u64,
         pde0: VramOffset,
     ) -> Result<Arc<Region>> {
-        let tables = BlockArray::new(start, pde0, gpu.vram.alloc_page()?);
+        let tables = BlockArray::new(start, pde0, gpu.vram.alloc_page()?)?;
         let pdb = self.directory.pdb();
         let region = Arc::pin_init(Region::new(mm, gpu.clone(), pdb, tables), GFP_KERNEL)?;
         let node = RBTreeNode::new(start >> REGION_SHIFT, region.clone(), GFP_KERNEL)?;
