@@ -43,7 +43,7 @@ class Status(enum.IntEnum):
 
 # A kernel message that begins with one of these is a report; any fails the run.
 REPORT = re.compile(
-    r"^(\[ *\d+\.\d+\](\[[CT ]\d*\])? )?("
+    r"^(\[ *\d+\.\d+\](\[ *[CT]\d+\])? )?("
     r"-{8,}\[ cut here \]-{8,}|WARNING:|BUG:|BUG [\w-]+|Oops|general protection fault|stack segment:|double fault|"
     r"Kernel panic - not syncing|KASAN:|UBSAN:|KFENCE:|ODEBUG:|kmemleak: \d+ new suspected|kmemleak: .*out of memory|"
     r"INFO: (task .* blocked|rcu_\w+ .*(detected|stall)|possible |trying to register|inconsistent)|rcu: INFO:|"
@@ -431,7 +431,7 @@ class Run:
             self.terminal.raw()
             forward = asyncio.create_task(self.forward_input(channels["terminal"]))
         try:
-            await self.watch()
+            await self.watch(readers)
             # QEMU is gone: what it wrote before is still to be read.
             await asyncio.wait(readers, timeout=5)
         finally:
@@ -440,7 +440,7 @@ class Run:
                 if task:
                     task.cancel()
 
-    async def watch(self):
+    async def watch(self, readers):
         """Returns when QEMU ended by itself; raises what went wrong first."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.args.timeout if self.args.timeout else None
@@ -455,6 +455,10 @@ class Run:
                 until = bound or deadline
                 waiting = min(0.5, until - loop.time()) if until else 0.5
                 await asyncio.wait([qemu, panic, *(v for v in vgpus if not v.done())], timeout=max(0, waiting), return_when=asyncio.FIRST_COMPLETED)
+                for reader in readers:
+                    if reader.done():
+                        # raises when nobody takes the output any more
+                        reader.result()
                 if panic.done():
                     # panic=-1 makes QEMU end once all of the panic is on the console
                     await asyncio.wait([qemu], timeout=10)
@@ -550,7 +554,8 @@ async def supervise(run):
             raise
     except BrokenPipeError:
         caught.append(signal.SIGPIPE)
-        sys.stdout = None
+        # or Python complains about it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Failure as failure:
         if run.console.first_report is not None:
             run.console.show(run.console.first_report)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Builds the debug kernel (kernel/debug.config on Debian's linux-source, LLVM=1) into the cache and prints its directory:
 # bzImage, build/ (a tree for modules), release. 10 to 15 minutes on two cores, once for each source, fragment and toolchain.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
 
@@ -21,7 +22,7 @@ check_config() { # CONFIG
 		CONFIG_*) grep -qxF -- "$line" "$1" && continue ;;
 		*) ! grep -q "^$name=" "$1" && continue ;;
 		esac
-		say "$name did not take: kernel/debug.config says '$line', the configuration '$(grep -E "^(# )?$name[= ]" "$1" || echo nothing)'"
+		say "$name did not take: kernel/debug.config says '$line', the configuration '$(grep -E "^(# )?${name}[= ]" "$1" || echo nothing)'"
 		bad=1
 	done <"$fragment"
 	[ "$bad" = 0 ] || die "the debug kernel would not be what kernel/debug.config asks for"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # build-driver.sh stock|debug|KDIR [MAKE ARGUMENT...]: builds mirage.ko on the Debian kernel's prepared tree, on the debug
 # kernel or on any prepared tree, and prints its path. All objects go to the cache, so the source tree may be read-only.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ $# -ge 1 ] || die "usage: build-driver.sh stock|debug|KDIR [MAKE ARGUMENT...]"
 
@@ -36,6 +37,8 @@ if grep -q '^CONFIG_CC_IS_CLANG=y' "$kdir/.config"; then
 else
 	args+=(CC="$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ "]*\).*/\1/p' "$kdir/.config")")
 fi
+# A build with other tools (clippy) beside the plain one
+out=$out${MIRAGE_VARIANT:+-$MIRAGE_VARIANT}
 mkdir -p "$out"
 build() {
 	logged "driver for $(cat "$kdir/include/config/kernel.release")" "$out/build.log" make "${args[@]}" modules "$@"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # build-rust.sh vgpu|userspace: release builds with the builder root's cargo. What runs in the guest is linked statically.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
 

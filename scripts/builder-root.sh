@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Makes the builder root, a Debian 13 system in the cache that has every tool, and prints its path. Prints "/" when the
 # host is a Debian 13 that has all packages itself. The package mirror, its proxy and certificates are the host's.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 suite=trixie

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # check-kernel.sh KDIR: says whether mirage.ko can be built on the kernel tree KDIR, and if not, everything that is missing.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ $# = 1 ] || die "usage: check-kernel.sh KDIR"
 [ -n "${MIRAGE_INSIDE:-}" ] || { [ -d "$1" ] || die "no directory $1"; exec "$MIRAGE_SRC/scripts/in-root.sh" --bind "$1" "$0" "$(realpath "$1")"; }

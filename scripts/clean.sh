@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # clean.sh [--all]: removes what was built from this checkout, or the whole cache.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 # Nothing stays mounted in there after a run; should something be mounted now, it is in use.

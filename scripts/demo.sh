@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # All set-up, then the demo in a guest. The last line says how it went.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 fail() {

@@ -3,6 +3,7 @@
 # get-deb.sh PACKAGE [VERSION]: fetches a package (not its dependencies) into the cache and prints the file.
 # get-deb.sh --version PACKAGE: newest version that the cache or, failing that, the archive has.
 # get-deb.sh --list REGEX: "PACKAGE VERSION" lines of what the archive has.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
 

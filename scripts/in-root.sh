@@ -3,6 +3,7 @@
 # in-root.sh [--bind PATH]... [--dir DIR] CMD...: runs CMD in the builder root, in a mount namespace of its own: nothing stays
 # mounted, however it ends. Checkout, cache, /tmp and each PATH are visible where they are on the host. A checkout whose
 # path has a space (kbuild cannot take that) is at /mirage as well; MIRAGE_SRC says where. CMD keeps this process's id.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 enter() { # runs in the new mount namespace: ROOT, then binds, "--", DIR CMD...

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Builds mirage.ko for the running kernel of this Debian machine and installs it where modprobe finds it.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 release=$(uname -r)

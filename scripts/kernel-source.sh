@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # kernel-source.sh SERIES[=PACKAGE VERSION]: unpacks Debian's linux-source-SERIES (the newest, or of that version) into the
 # cache and prints the directory, .../linux-VERSION.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
 

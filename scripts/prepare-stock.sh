@@ -4,6 +4,7 @@
 # prints the directory: vmlinuz, modules/, build/, release. RELEASE (or KERNEL) is a name such as 7.2.12+deb13-amd64, or
 # its beginning; without it, the newest kernel in kernel/tested-stock that the archive still has, else the newest from
 # 7.2 on. --headers-only takes one whose binary package is not published (yet): it can be built for, not booted.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # The one way into the guest; scripts/qemu-boot.sh --help says how, docs/testing.md says more. This part finds the kernel
 # and enters the builder root, scripts/boot.py does the work.
+# shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 kernel=stock

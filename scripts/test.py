@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Runs the test suites and sums what they say. Usage: test.py [SUITE...]; runs inside the builder root.
+
+A suite that ends without its results counts as failed. KTAP is read by the parser of the kernel's source.
+"""
+
+import dataclasses
+import glob
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import unittest
+
+SOURCE = pathlib.Path(os.environ["MIRAGE_SRC"])
+LOGS = pathlib.Path(os.environ["MIRAGE_STATE"], "log")
+SCRIPTS = SOURCE / "scripts"
+# A status from here on is the launcher's word on the run, not the command's.
+LAUNCHER_STATUS = 240
+GUEST_SECONDS = {"stock": 1800, "debug": 3600}
+
+
+@dataclasses.dataclass
+class Counts:
+    """How many test cases of a suite went how; problems are named failures."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    problems: list = dataclasses.field(default_factory=list)
+
+    def fail(self, problem):
+        self.failed += 1
+        self.problems.append(problem)
+
+    def __str__(self):
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+def run(name, command, **kwargs):
+    """Runs a command with its output in a log; returns status and output."""
+    path = LOGS / f"test-{name}.log"
+    with open(path, "wb") as log:
+        process = subprocess.run(list(map(str, command)), cwd=SOURCE, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False, **kwargs)
+    return process.returncode, path.read_text(errors="replace")
+
+
+def cargo(name, *arguments):
+    """A cargo test run: the sum of its `test result` lines."""
+    counts = Counts()
+    status, output = run(name, ["cargo", "test", "--locked", "--no-fail-fast", *arguments])
+    for result in re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", output, re.M):
+        passed, failed, ignored = map(int, result)
+        counts.passed += passed
+        counts.failed += failed
+        counts.skipped += ignored
+    counts.problems += sorted(set(re.findall(r"^test (.*) \.\.\. FAILED$", output, re.M)))
+    if status and not counts.failed:
+        counts.fail(f"cargo test ended with status {status} and without results: {last_lines(output)}")
+    elif not status and not counts.passed:
+        counts.fail("no tests were run")
+    return counts
+
+
+def ktap(text):
+    """What a KTAP text says, by the kernel's own parser."""
+    sources = glob.glob(os.path.join(os.environ["MIRAGE_CACHE"], "source/linux-*/tools/testing/kunit"))
+    sys.path.insert(0, max(sources))
+    import kunit_parser  # pylint: disable=import-outside-toplevel
+    import kunit_printer  # pylint: disable=import-outside-toplevel
+
+    counts = Counts()
+    test = kunit_parser.parse_run_tests(text.splitlines(), kunit_printer.Printer(print=False, output=io.StringIO()))
+    counts.passed, counts.skipped = test.counts.passed, test.counts.skipped
+    counts.failed = test.counts.failed + test.counts.crashed
+
+    def failures(node, prefix):
+        for sub in node.subtests:
+            name = f"{prefix}{sub.name}"
+            if sub.subtests:
+                failures(sub, f"{name}.")
+            elif not sub.ok_status():
+                counts.problems.append(name)
+
+    failures(test, "")
+    if not re.search(r"^(\[.*\] *)? *1\.\.\d+", text, re.M):
+        counts.fail("there is no plan")
+    elif test.counts.errors and not counts.failed:
+        counts.fail("results and plan do not agree")
+    return counts
+
+
+def last_lines(output):
+    return " / ".join(output.strip().splitlines()[-3:])
+
+
+def build(name, *command):
+    """A build that a suite needs; its failure is the suite's."""
+    status, output = run(f"build-{name}", command)
+    if status:
+        raise RuntimeError(f"{name} does not build: {last_lines(output)}")
+
+
+def guest(kernel, command, name, *options):
+    build(f"driver-{kernel}", SCRIPTS / "build-driver.sh", kernel)
+    build("vgpu", SCRIPTS / "build-rust.sh", "vgpu")
+    build("userspace", SCRIPTS / "build-rust.sh", "userspace")
+    boot = [SCRIPTS / "qemu-boot.sh", "--kernel", kernel, "--timeout", GUEST_SECONDS[kernel], *options, "--", *command]
+    status, output = run(name, boot)
+    counts = ktap(output)
+    if status >= LAUNCHER_STATUS or (status and not counts.failed):
+        counts.fail(f"status {status}: {last_lines(output)}")
+    return counts
+
+
+def suite_check():
+    return ktap(run("check", [SCRIPTS / "check.sh"])[1])
+
+
+def suite_vgpu():
+    return cargo("vgpu", "-p", "mirage-vgpu")
+
+
+def suite_userspace():
+    return cargo("userspace", "--workspace", "--exclude", "mirage-vgpu")
+
+
+def suite_scripts():
+    counts = Counts()
+    build("vgpu", SCRIPTS / "build-rust.sh", "vgpu")
+    with open(LOGS / "test-scripts.log", "w", encoding="utf-8") as log:
+        tests = unittest.defaultTestLoader.discover(str(SCRIPTS / "tests"))
+        result = unittest.TextTestRunner(stream=log, verbosity=2).run(tests)
+    bad = result.failures + result.errors
+    counts.failed, counts.skipped = len(bad), len(result.skipped)
+    counts.passed = result.testsRun - counts.failed - counts.skipped
+    counts.problems += [f"{test}: {trace.strip().splitlines()[-1]}" for test, trace in bad]
+    return counts
+
+
+def suite_guest_stock():
+    return guest("stock", ["mirage-tests"], "guest-stock")
+
+
+def suite_guest_debug():
+    return guest("debug", ["mirage-tests"], "guest-debug", "--memory", "3G", "--leaks")
+
+
+def suite_kunit():
+    """The module's KUnit tests run when the debug kernel loads it; their results are in the kernel's log."""
+    return guest("debug", ["dmesg"], "kunit", "--memory", "3G")
+
+
+SUITES = {
+    "check": suite_check,
+    "vgpu": suite_vgpu,
+    "userspace": suite_userspace,
+    "scripts": suite_scripts,
+    "guest-stock": suite_guest_stock,
+    "kunit": suite_kunit,
+    "guest-debug": suite_guest_debug,
+}
+
+
+def main():
+    names = sys.argv[1:] or list(SUITES)
+    if unknown := [name for name in names if name not in SUITES]:
+        sys.exit(f"no suite {', '.join(unknown)}; there are: {', '.join(SUITES)}")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    total = Counts()
+    for name in names:
+        start = time.monotonic()
+        print(f"== {name} ...", flush=True)
+        try:
+            counts = SUITES[name]()
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            counts = Counts()
+            counts.fail(str(error))
+        for problem in counts.problems:
+            print(f"   FAILED: {problem}")
+        if counts.failed:
+            print(f"   log: {LOGS}/test-{name}.log")
+        print(f"== {name}: {counts} ({time.monotonic() - start:.0f} s)", flush=True)
+        total.passed += counts.passed
+        total.failed += counts.failed
+        total.skipped += counts.skipped
+    print(total)
+    sys.exit(1 if total.failed or not total.passed else 0)
+
+
+if __name__ == "__main__":
+    main()
