@@ -41,6 +41,13 @@ struct State {
     shutdown: bool,
 }
 
+impl State {
+    /// Whether there is a doorbell to answer.
+    fn is_ready(&self) -> bool {
+        self.enabled && self.doorbell && !self.stopped
+    }
+}
+
 /// A channel. Its lock is a leaf: nothing is called with it held.
 pub(super) struct Channel {
     pub(super) id: u16,
@@ -88,7 +95,7 @@ impl Channel {
                 .with_enable(state.enabled)
                 .with_pbdma_faulted(state.pbdma_faulted)
                 .with_eng_faulted(state.eng_faulted)
-                .with_busy(state.serving || state.doorbell && state.enabled);
+                .with_busy(state.serving || state.is_ready());
             (
                 control,
                 state
@@ -275,8 +282,7 @@ impl Channel {
             if state.shutdown {
                 return Task::Quit;
             }
-            let ready = state.enabled && state.doorbell && !state.stopped;
-            if let (true, Some(activation)) = (ready, state.current.clone()) {
+            if let (true, Some(activation)) = (state.is_ready(), state.current.clone()) {
                 state.doorbell = false;
                 state.serving = true;
                 return Task::Serve(activation);

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Channels and the compute engine, driven through registers and memory as a driver would.
+
+mod channels;
+mod errors;
+mod faults;
+mod operations;
+mod random;
+mod rig;
