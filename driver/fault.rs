@@ -142,8 +142,14 @@ impl FaultBuffer {
             .with_addr_mode_physical(true)
             .try_with_aperture(Target::SysMemCoherent as u32)?;
         bar0.write(lo, lo_value);
+        // PUT stays where another user of the device left it; what was before is not for us.
+        let put = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(i).ok_or(EINVAL)?;
+        let put = bar0.read(put).ptr().get();
+        if put >= entries {
+            return Err(ENODEV);
+        }
         let get = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i).ok_or(EINVAL)?;
-        bar0.write(get, NV_PFB_PRI_MMU_FAULT_BUFFER_GET::zeroed());
+        bar0.write(get, NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(put));
         mmio::wmb();
         let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
         let on = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed()
@@ -155,7 +161,7 @@ impl FaultBuffer {
             kind,
             mem,
             entries,
-            get: 0,
+            get: put,
         })
     }
 

@@ -124,6 +124,8 @@ impl Gpu {
             );
             return Err(ENODEV);
         }
+        // Whoever had the device before may have left interrupts on.
+        disarm(&bar0);
         let counters = Arc::new(Counters::new(), GFP_KERNEL)?;
         let vram = Vram::new(res.bar1)?;
         let dma = MirrorDma::new(pdev)?;
@@ -383,10 +385,25 @@ impl Gpu {
         for svm in svms {
             svm.detach();
         }
+        disarm(&self.bar0);
         let buffers = self.faults.lock().take();
         if let Some(buffers) = buffers {
             buffers.disable(&self.bar0);
         }
         self.queue.flush();
     }
+}
+
+/// Switches all interrupts off and forgets pending ones, so that the next that comes is an edge.
+fn disarm(bar0: &Bar0) {
+    for tree in 0..2 {
+        if let Some(disarm) = NV_PMC_INTR_EN_CLEAR::try_at(tree) {
+            bar0.write(disarm, NV_PMC_INTR_EN_CLEAR::from(u32::MAX));
+        }
+    }
+    bar0.write_reg(NV_PFB_NISO_INTR_EN_CLR::from(u32::MAX));
+    bar0.write_reg(NV_PFIFO_INTR_EN_0::zeroed());
+    bar0.write_reg(NV_PFIFO_INTR_0::from(u32::MAX));
+    bar0.write_reg(NV_PPBDMA_INTR_0::from(u32::MAX));
+    bar0.write_reg(NV_PGRAPH_INTR::from(u32::MAX));
 }

@@ -227,6 +227,7 @@ impl RegionState {
             match block.retire(&gpu.vram, range.clone()) {
                 Ok(r) => {
                     retired += r.pages;
+                    gpu.counters.splits.add(block.take_splits());
                     stale = stale.max(r.stale);
                     if r.stale != Stale::Nothing {
                         let start = union.as_ref().map_or(first + range.start, |u| u.start);
@@ -342,6 +343,7 @@ fn upgrade_leaves(
         dirty.filter_map(cpu_page).for_each(|p| p.mark_dirty());
         stale = stale.max(block.upgrade(&gpu.vram, page, whole)?);
         gpu.counters.upgrades.inc();
+        gpu.counters.splits.add(block.take_splits());
     }
     Ok(stale)
 }

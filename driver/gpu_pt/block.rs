@@ -49,6 +49,8 @@ pub(crate) struct Block {
     form: Form,
     /// 4 KiB pages that are mapped.
     mapped: usize,
+    /// Leaves that were split since the last [`Block::take_splits`].
+    splits: usize,
 }
 
 /// One leaf to write.
@@ -88,7 +90,13 @@ impl Block {
             tables,
             form: Form::Empty,
             mapped: 0,
+            splits: 0,
         }
+    }
+
+    /// How many larger leaves were split since this was asked last.
+    pub(crate) fn take_splits(&mut self) -> usize {
+        core::mem::take(&mut self.splits)
     }
 
     /// 4 KiB pages that are mapped.
@@ -315,6 +323,7 @@ impl Block {
             let pte = Pte::from_raw(mem.read(self.tables.pde0));
             self.fill_small(mem, 0, BLOCK_PAGES, pte)?;
             self.write_pde0_tables(mem)?;
+            self.splits += 1;
             return Ok(Stale::Pde0);
         }
         let mut stale = Stale::Nothing;
@@ -327,6 +336,7 @@ impl Block {
             if self.form == Form::Tables && pte.valid() {
                 self.fill_small(mem, first, BIG_PAGES, pte)?;
                 mem.write(self.big_at(first), 0);
+                self.splits += 1;
                 stale = Stale::Pte;
             }
         }
