@@ -55,6 +55,7 @@ if [ -n "$(set_to CONFIG_RUST)" ]; then
 fi
 compiler=$(set_to CONFIG_CC_VERSION_TEXT)
 compiler=${compiler%% *}
+[ -z "$(set_to CONFIG_CC_IS_CLANG)" ] || compiler=clang
 command -v "${compiler:-cc}" >/dev/null || missing "was configured for the compiler $compiler, which is not installed"
 [ -e "$kdir/Module.symvers" ] || missing "has no Module.symvers: build the kernel, or copy the file from its headers package"
 [ -e "$kdir/scripts/module.lds" ] || missing "has no scripts/module.lds: run 'make modules_prepare' in it"

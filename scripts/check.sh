@@ -10,7 +10,7 @@ log=$MIRAGE_STATE/log/check.log
 mkdir -p "$(dirname "$log")"
 
 sources() { # every file but git's and what cargo built here
-	find . \( -name .git -o -name target \) -prune -o -type f -print
+	find . \( -name .git -o -name target -o -name __pycache__ \) -prune -o -type f -print
 }
 
 rust_is_formatted() { cargo fmt --all --check; }
@@ -25,6 +25,8 @@ driver_is_formatted() {
 
 driver_has_no_lints() {
 	local module
+	# From scratch: what is not compiled again does not repeat its warnings.
+	rm -rf "$MIRAGE_STATE"/module/*-clippy
 	module=$(MIRAGE_VARIANT=clippy "$MIRAGE_SRC/scripts/build-driver.sh" stock CLIPPY=1)
 	! grep -E '^(warning|error)' "$(dirname "$module")/build.log"
 }

@@ -44,7 +44,7 @@ enter() { # runs in the new mount namespace: ROOT, then binds, "--", DIR CMD...
 	local dir=$1
 	shift
 	local keep=(TERM="${TERM:-dumb}" LANG=C.UTF-8 HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-		MIRAGE_SRC="$MIRAGE_SRC_INSIDE" MIRAGE_CACHE="$MIRAGE_CACHE" MIRAGE_STATE="$MIRAGE_STATE" MIRAGE_INSIDE=1 JOBS="$JOBS"
+		MIRAGE_SRC="$MIRAGE_SRC_INSIDE" MIRAGE_CACHE="$MIRAGE_CACHE" MIRAGE_STATE="$MIRAGE_STATE" MIRAGE_INSIDE=1 JOBS="$JOBS" PYTHONDONTWRITEBYTECODE=1
 		CARGO_HOME="$MIRAGE_CACHE/cargo" CARGO_TARGET_DIR="$MIRAGE_STATE/target"
 		SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt)
 	for p in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY QEMU_ARGS KERNEL_ARGS MIRAGE_ACCEL \
@@ -83,7 +83,7 @@ mkdir -p "$MIRAGE_CACHE/cargo"
 if [ "$root" = / ] && [ "$(id -u)" != 0 ]; then
 	[ "$MIRAGE_SRC_INSIDE" = "$MIRAGE_SRC" ] || die "kbuild takes no path with a space in it: rename '$MIRAGE_SRC', or run as root"
 	cd "${dir:-$MIRAGE_SRC}"
-	exec env MIRAGE_INSIDE=1 JOBS="$JOBS" CARGO_TARGET_DIR="$MIRAGE_STATE/target" "$@"
+	exec env MIRAGE_INSIDE=1 JOBS="$JOBS" PYTHONDONTWRITEBYTECODE=1 CARGO_TARGET_DIR="$MIRAGE_STATE/target" "$@"
 fi
 [ "$(id -u)" = 0 ] || die "entering the builder root needs root"
 exec unshare --mount --propagation private "$0" --enter "$root" "${binds[@]}" -- "${dir:-$MIRAGE_SRC_INSIDE}" "$@"
