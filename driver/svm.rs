@@ -24,6 +24,7 @@ use kernel::{
     workqueue::{Work, WorkItem},
 };
 
+mod refuse;
 mod service;
 mod space;
 

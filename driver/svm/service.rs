@@ -2,26 +2,25 @@
 
 //! Serving faults: the loop that the driver exists for.
 //!
-//! A batch is sorted and duplicates dropped; each 2 MiB block is served once, in one window: what faulted must become valid, what else
-//! the CPU has there is mapped along. One replay ends the batch. Work that an invalidation undoes is begun again; after a second of
+//! A batch is sorted and duplicates dropped; each 2 MiB block is served once, in one window: what faulted must become valid,
+//! what else the CPU has there is mapped along. One replay ends the batch. Work that an invalidation undoes is begun again; after a second of
 //! that the accesses are replayed all the same, fault again, and are served in a later batch, so nobody waits for ever under a lock.
 
-use super::{space::position, FaultReport, Reason, Svm};
+use super::{refuse::diagnose, space::position, Reason, Svm};
 use crate::{
-    channel::Channel,
     fault::{Fault, FaultAccess},
-    gpu_pt::{block::Stale, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
+    gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
     kapi::{
         hmm::{FaultRequest, Need},
         mm::put_async,
         sort::sort_by_key,
     },
     mirror::{Region, Slot, Window},
-    tlb::{CancelAccess, Scope},
+    tlb::Scope,
 };
 use core::ops::Range;
 use kernel::{
-    mm::{virt::flags, MmWithUser},
+    mm::MmWithUser,
     prelude::*,
     time::{Delta, Instant, Monotonic},
 };
@@ -158,28 +157,28 @@ impl Svm {
                 *need = (*need).max(fault.access.into());
             }
         }
-        let left = self.drop_satisfied(&region, block, &mut scratch.needs);
+        let window = self.plan(&region, block, &mut scratch.needs);
         for fault in faults {
             if let Some(reason) = fault.fatal {
                 self.fail_access(fault, reason);
             }
         }
-        if left == 0 {
+        let Some(pages) = window else {
             return Ok(());
-        }
-        let whole = Part {
+        };
+        let part = Part {
             region: &region,
             mm,
             block_va,
-            pages: 0..BLOCK_PAGES,
+            pages,
         };
-        match self.service_part(&whole, scratch, upgraded) {
+        match self.service_part(&part, scratch, upgraded) {
             Ok(()) => Ok(()),
             Err(e) if e == ENOMEM => Err(Reason::OutOfMemory),
             // Some page cannot be had: find out which.
             Err(_) => {
                 for page in faults.chunk_by(|a, b| a.va == b.va) {
-                    self.service_page(&whole, page, scratch, upgraded);
+                    self.service_page(&part, page, scratch, upgraded);
                 }
                 Ok(())
             }
@@ -301,70 +300,29 @@ impl Svm {
         Err(Reason::OutOfMemory)
     }
 
-    /// Takes back needs that the GPU's page table meets already. Returns how many are left.
-    fn drop_satisfied(
+    /// Takes back needs that the GPU's page table meets already, and chooses the window for the others: the whole block if nothing is
+    /// mapped there, so that it can become one leaf; else what the faults span, so that a single page costs little.
+    fn plan(
         &self,
         region: &Region,
         block: usize,
         needs: &mut [Need; BLOCK_PAGES],
-    ) -> usize {
+    ) -> Option<Range<usize>> {
         let mut state = region.notifier.lock();
-        let mut left = 0;
-        for (page, need) in needs
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, need)| **need != Need::Snapshot)
-        {
+        let mut window: Option<Range<usize>> = None;
+        let wanted = needs.iter_mut().enumerate();
+        for (page, need) in wanted.filter(|(_, need)| **need != Need::Snapshot) {
             if state.satisfies(block, page, *need) {
                 *need = Need::Snapshot;
                 self.gpu.counters.duplicates.inc();
-            } else {
-                left += 1;
+                continue;
             }
+            let first = page - page % BIG_PAGES;
+            let start = window.map_or(first, |window| window.start);
+            window = Some(start..first + BIG_PAGES);
         }
-        left
-    }
-
-    /// An access that cannot be served: its channel ends, and the access with it.
-    fn fail_access(&self, fault: &Fault, reason: Reason) {
-        self.fail_channel(fault, reason);
-        let access = match fault.access {
-            FaultAccess::Read => CancelAccess::All,
-            FaultAccess::Write | FaultAccess::Atomic => CancelAccess::WriteAndAtomic,
-        };
-        // Other channels may wait for the same access, with packets that were dropped: those end here.
-        if self
-            .gpu
-            .tlb
-            .lock()
-            .cancel(self.pdb, fault.va, access)
-            .is_err()
-        {
-            self.gpu.stop_dma("a cancel was not acknowledged");
-        }
-    }
-
-    /// Ends the channel of a bad access and tells the program why.
-    pub(crate) fn fail_channel(&self, fault: &Fault, reason: Reason) {
-        let channel: &Channel = &fault.channel;
-        channel.fail(FaultReport::new(
-            channel.id(),
-            fault.va,
-            fault.access.into(),
-            reason,
-        ));
-    }
-
-    /// Ends the channel of an access that the hardware reports as cancelled, or that it cannot replay.
-    pub(crate) fn fail_reported(&self, fault: &Fault) {
-        let reason = fault.fatal.unwrap_or_else(|| {
-            self.mm.mmget_not_zero().map_or(Reason::Exited, |mm| {
-                let reason = diagnose(&mm, fault.va, fault.access.into());
-                put_async(mm);
-                reason
-            })
-        });
-        self.fail_channel(fault, reason);
+        let empty = state.tables().block(block).is_none_or(|b| b.mapped() == 0);
+        window.map(|window| if empty { 0..BLOCK_PAGES } else { window })
     }
 }
 
@@ -387,27 +345,5 @@ impl From<FaultAccess> for Need {
             FaultAccess::Read => Need::Read,
             FaultAccess::Write | FaultAccess::Atomic => Need::Write,
         }
-    }
-}
-
-/// Why the CPU's page table does not let the GPU do that.
-fn diagnose(mm: &MmWithUser, va: u64, need: Need) -> Reason {
-    let mmap = mm.mmap_read_lock();
-    // CAST: `usize` has 64 bits.
-    let Some(vma) = mmap.vma_lookup(va as usize) else {
-        return Reason::NoVma;
-    };
-    let required = if need == Need::Write {
-        flags::READ | flags::WRITE
-    } else {
-        flags::READ
-    };
-    let allowed =
-        vma.flags() & required == required && vma.flags() & (flags::IO | flags::PFNMAP) == 0;
-    // The mapping allows it, so the page itself could not be had.
-    if allowed {
-        Reason::Bus
-    } else {
-        Reason::Permission
     }
 }

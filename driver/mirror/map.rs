@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mapping the pages of a window: first rights of what is mapped, then DMA addresses for what is not, then leaves.
+
+use super::Slot;
+use crate::{
+    gpu::Gpu,
+    gpu_pt::{
+        block::{
+            Block,
+            Leaf,
+            LeafCounts,
+            Stale, //
+        },
+        Access,
+        LeafSize,
+        Pte,
+        PAGE_SHIFT, //
+    },
+    kapi::hmm::{
+        MirroredPages,
+        Need, //
+    },
+};
+use kernel::prelude::*;
+
+/// Makes pages writable that are mapped read-only, that a fault wants to write, and that the CPU may write by now.
+pub(super) fn upgrade_leaves(
+    gpu: &Gpu,
+    block: &mut Block,
+    first: usize,
+    needs: &[Need],
+    pages: MirroredPages<'_>,
+) -> Result<Stale> {
+    let mut stale = Stale::Nothing;
+    let writes = needs
+        .iter()
+        .enumerate()
+        .filter(|(_, need)| **need == Need::Write);
+    for (page, cpu) in writes.filter_map(|(i, _)| Some((first + i, pages.get(i)?))) {
+        let Some((Access::ReadOnly, size)) = block.lookup(&gpu.vram, page) else {
+            continue;
+        };
+        if !cpu.writable() {
+            continue;
+        }
+        let leaf = page - page % size.pages()..page - page % size.pages() + size.pages();
+        let cpu_page = |p: usize| pages.get(p.checked_sub(first)?).filter(|p| p.writable());
+        let whole = leaf.clone().all(|p| cpu_page(p).is_some());
+        let dirty = if whole { leaf } else { page..page + 1 };
+        dirty.filter_map(cpu_page).for_each(|p| p.mark_dirty());
+        stale = stale.max(block.upgrade(&gpu.vram, page, whole)?);
+        gpu.counters.upgrades.inc();
+        gpu.counters.splits.add(block.take_splits());
+    }
+    Ok(stale)
+}
+
+/// DMA-maps the pages that the CPU has and the GPU has not.
+pub(super) fn dma_map_missing(
+    gpu: &Gpu,
+    block: &Block,
+    first: usize,
+    pages: MirroredPages<'_>,
+    slots: &mut [Slot],
+) -> Result {
+    let empty = block.mapped() == 0;
+    for (i, slot) in slots.iter_mut().enumerate() {
+        let Some(page) = pages.get(i) else { continue };
+        if !empty && block.lookup(&gpu.vram, first + i).is_some() {
+            continue;
+        }
+        let access = if page.writable() {
+            // Before the device can write: reclaim must not take the page for clean.
+            page.mark_dirty();
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
+        *slot = Some((gpu.dma.map(page)?.0, access));
+    }
+    Ok(())
+}
+
+/// Writes a leaf for each address in `slots`, the largest that contiguity, alignment and equal rights allow, and empties
+/// the slots that it has written.
+pub(super) fn write_leaves(
+    gpu: &Gpu,
+    block: &mut Block,
+    first: usize,
+    slots: &mut [Slot],
+) -> Result<Stale> {
+    let mut stale = Stale::Nothing;
+    let mut counts = LeafCounts::default();
+    let mut i = 0;
+    while let Some(rest) = slots.get_mut(i..).filter(|rest| !rest.is_empty()) {
+        let Some(Some((dma, access))) = rest.first().copied() else {
+            i += 1;
+            continue;
+        };
+        let size = [LeafSize::Huge, LeafSize::Big]
+            .into_iter()
+            .find(|size| fits(*size, first + i, rest))
+            .unwrap_or(LeafSize::Small);
+        let leaf = Leaf {
+            page: first + i,
+            size,
+            pte: Pte::sysmem(dma, access)?,
+        };
+        stale = stale.max(block.map(&gpu.vram, leaf)?);
+        counts.add(size);
+        rest.iter_mut()
+            .take(size.pages())
+            .for_each(|slot| *slot = None);
+        i += size.pages();
+    }
+    gpu.counters.leaves_4k.add(counts.small);
+    gpu.counters.leaves_64k.add(counts.big);
+    gpu.counters.leaves_2m.add(counts.huge);
+    Ok(stale)
+}
+
+/// Whether a leaf of `size` at `page` can stand for the first of `slots`.
+fn fits(size: LeafSize, page: usize, slots: &[Slot]) -> bool {
+    let (pages, bytes) = (size.pages(), (size.pages() as u64) << PAGE_SHIFT);
+    let Some(Some((base, access))) = slots.first().copied() else {
+        return false;
+    };
+    let Some(run) = slots.get(..pages) else {
+        return false;
+    };
+    page % pages == 0
+        && base % bytes == 0
+        && run
+            .iter()
+            .enumerate()
+            .all(|(i, slot)| *slot == Some((base + ((i as u64) << PAGE_SHIFT), access)))
+}

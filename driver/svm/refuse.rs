@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Accesses that cannot be served: the channel ends, the program is told why, and everything else goes on.
+
+use super::{FaultReport, Reason, Svm};
+use crate::{
+    channel::Channel,
+    fault::{Fault, FaultAccess},
+    kapi::{
+        hmm::Need,
+        mm::put_async, //
+    },
+    tlb::CancelAccess,
+};
+use kernel::mm::{
+    virt::flags,
+    MmWithUser, //
+};
+
+impl Svm {
+    /// An access that cannot be served: its channel ends, and the access with it.
+    pub(super) fn fail_access(&self, fault: &Fault, reason: Reason) {
+        self.fail_channel(fault, reason);
+        let access = match fault.access {
+            FaultAccess::Read => CancelAccess::All,
+            FaultAccess::Write | FaultAccess::Atomic => CancelAccess::WriteAndAtomic,
+        };
+        // Other channels may wait for the same access, with packets that were dropped: those end here.
+        if self
+            .gpu
+            .tlb
+            .lock()
+            .cancel(self.pdb, fault.va, access)
+            .is_err()
+        {
+            self.gpu.stop_dma("a cancel was not acknowledged");
+        }
+    }
+
+    /// Ends the channel of a bad access and tells the program why.
+    pub(crate) fn fail_channel(&self, fault: &Fault, reason: Reason) {
+        let channel: &Channel = &fault.channel;
+        channel.fail(FaultReport::new(
+            channel.id(),
+            fault.va,
+            fault.access.into(),
+            reason,
+        ));
+    }
+
+    /// Ends the channel of an access that the hardware reports as cancelled, or that it cannot replay.
+    pub(crate) fn fail_reported(&self, fault: &Fault) {
+        let reason = fault.fatal.unwrap_or_else(|| {
+            self.mm.mmget_not_zero().map_or(Reason::Exited, |mm| {
+                let reason = diagnose(&mm, fault.va, fault.access.into());
+                put_async(mm);
+                reason
+            })
+        });
+        self.fail_channel(fault, reason);
+    }
+}
+
+/// Why the CPU's page table does not let the GPU do that.
+pub(super) fn diagnose(mm: &MmWithUser, va: u64, need: Need) -> Reason {
+    let mmap = mm.mmap_read_lock();
+    // CAST: `usize` has 64 bits.
+    let Some(vma) = mmap.vma_lookup(va as usize) else {
+        return Reason::NoVma;
+    };
+    let required = if need == Need::Write {
+        flags::READ | flags::WRITE
+    } else {
+        flags::READ
+    };
+    let allowed =
+        vma.flags() & required == required && vma.flags() & (flags::IO | flags::PFNMAP) == 0;
+    // The mapping allows it, so the page itself could not be had.
+    if allowed {
+        Reason::Bus
+    } else {
+        Reason::Permission
+    }
+}
