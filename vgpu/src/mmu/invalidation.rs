@@ -212,6 +212,12 @@ pub(crate) struct Operation {
 
 impl Operation {
     pub(crate) fn decode(command: regs::Invalidate, operands: &Operands) -> Self {
+        // REPLAY, ACK and SYS_MEMBAR are for the TLBs of GPCs and ignored without them (dev_pbdma, MEM_OP_C).
+        let command = if command.hubtlb_only() {
+            command.with_replay(0).with_ack(0)
+        } else {
+            command
+        };
         let replay = replay(command, operands);
         let cache_level = match replay {
             ReplayOp::CancelVa(_) => 0,

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Fault buffers: packets, pointers, overflow.
+
+use mirage_vgpu::bus::{Aperture, GpuVa, PhysAddr};
+use mirage_vgpu::config::Config;
+use mirage_vgpu::mmu::{Access, AddressSpace, Client, ClientKind, Fault, FaultType, Stalled};
+
+use crate::memory::{sys, vid, Write};
+use crate::rig::*;
+
+pub(crate) const NON_REPLAY: u64 = 0;
+pub(crate) const REPLAY: u64 = 1;
+
+pub(crate) const CORRUPTED: u32 = 1 << 30;
+pub(crate) const OVERFLOW: u32 = 1 << 31;
+pub(crate) const ENABLE: u32 = 1 << 31;
+pub(crate) const SET_DEFAULT: u32 = 1 << 30;
+pub(crate) const OVERFLOW_INTR: u32 = 1 << 29;
+const PHYSICAL: u32 = 1;
+const SYS_COH: u32 = 2 << 1;
+
+pub(crate) fn lo(buffer: u64) -> u64 {
+    0x100e24 + 0x14 * buffer
+}
+
+pub(crate) fn get(buffer: u64) -> u64 {
+    0x100e2c + 0x14 * buffer
+}
+
+pub(crate) fn put(buffer: u64) -> u64 {
+    0x100e30 + 0x14 * buffer
+}
+
+pub(crate) fn size(buffer: u64) -> u64 {
+    0x100e34 + 0x14 * buffer
+}
+
+/// Where the tests put a buffer.
+fn base(buffer: u64) -> PhysAddr {
+    sys(0x10_0000 * (buffer + 1))
+}
+
+/// Sets a buffer up in guest RAM and enables it.
+pub(crate) fn enable(rig: &Rig, buffer: u64, entries: u32) {
+    let at = base(buffer).addr;
+    rig.write(lo(buffer), at as u32 | SYS_COH | PHYSICAL);
+    rig.write(lo(buffer) + 4, (at >> 32) as u32);
+    rig.write(size(buffer), entries);
+    rig.write(size(buffer), entries | ENABLE | OVERFLOW_INTR);
+    assert_eq!(rig.read(size(buffer)), entries | ENABLE | OVERFLOW_INTR);
+}
+
+/// A packet, by the manual's fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) dwords: [u32; 8],
+}
+
+impl Packet {
+    pub(crate) fn address(&self) -> u64 {
+        u64::from(self.dwords[3]) << 32 | u64::from(self.dwords[2] & !0xfff)
+    }
+
+    pub(crate) fn fault_type(&self) -> u32 {
+        self.dwords[7] & 0x1f
+    }
+
+    pub(crate) fn access_type(&self) -> u32 {
+        self.dwords[7] >> 16 & 0xf
+    }
+
+    pub(crate) fn replayable(&self) -> bool {
+        self.dwords[7] >> 7 & 1 == 1
+    }
+
+    pub(crate) fn valid(&self) -> bool {
+        self.dwords[7] >> 31 == 1
+    }
+}
+
+pub(crate) fn packet(rig: &Rig, buffer: u64, index: u32) -> Packet {
+    let at = base(buffer).offset(u64::from(index) * 32);
+    let qwords: [u64; 4] = std::array::from_fn(|i| rig.memory.get(at.offset(8 * i as u64)));
+    let dwords = std::array::from_fn(|i| (qwords[i / 2] >> (32 * (i % 2))) as u32);
+    Packet { dwords }
+}
+
+/// The packets between GET and PUT.
+pub(crate) fn pending(rig: &Rig, buffer: u64) -> Vec<Packet> {
+    let entries = rig.read(size(buffer)) & 0xf_ffff;
+    let end = rig.read(put(buffer)) & 0xf_ffff;
+    let mut at = rig.read(get(buffer)) & 0xf_ffff;
+    let mut packets = Vec::new();
+    while at != end {
+        packets.push(packet(rig, buffer, at));
+        at = (at + 1) % entries;
+    }
+    packets
+}
+
+pub(crate) fn addresses(rig: &Rig, buffer: u64) -> Vec<u64> {
+    pending(rig, buffer).iter().map(Packet::address).collect()
+}
+
+/// Takes all packets, as a driver does: clears VALID, then moves GET to PUT.
+pub(crate) fn drain(rig: &Rig, buffer: u64) {
+    let entries = rig.read(size(buffer)) & 0xf_ffff;
+    let end = rig.read(put(buffer)) & 0xf_ffff;
+    let mut at = rig.read(get(buffer)) & 0xf_ffff;
+    while at != end {
+        rig.memory
+            .set_u32(base(buffer).offset(u64::from(at) * 32 + 28), 0);
+        at = (at + 1) % entries;
+    }
+    rig.write(get(buffer), end);
+}
+
+pub(crate) fn wait_for_packets(rig: &Rig, buffer: u64, count: usize) {
+    eventually("packets", || pending(rig, buffer).len() >= count);
+}
+
+fn host() -> Client {
+    Client {
+        kind: ClientKind::Hub { client: 6 },
+        engine_id: 32,
+    }
+}
+
+fn report(rig: &Rig, space: &AddressSpace, va: u64) {
+    rig.mmu.report(space, host(), pte_fault(va, Access::Write));
+}
+
+#[test]
+fn a_replayable_packet_has_the_manuals_fields() {
+    let rig = Rig::new();
+    enable(&rig, REPLAY, 256);
+    let space = rig.space(3, vid(0x10_0000));
+    let va = 0x1_7f12_3456_7abc;
+    let fault = Fault {
+        va: GpuVa(va),
+        access: Access::Atomic,
+        kind: FaultType::Atomic,
+    };
+    let _sm = rig.stall(5, space, &[fault]);
+    wait_for_packets(&rig, REPLAY, 1);
+    let packet = packet(&rig, REPLAY, 0);
+    let [inst_lo, inst_hi, addr_lo, addr_hi, _, _, engine, info] = packet.dwords;
+    assert_eq!(
+        inst_lo, space.inst.addr as u32,
+        "INST_APERTURE VID_MEM, INST_LO"
+    );
+    assert_eq!(inst_hi, 0);
+    assert_eq!(addr_lo, va as u32 & !0xfff);
+    assert_eq!(addr_hi, (va >> 32) as u32);
+    assert_eq!(engine, 64, "GRAPHICS");
+    let expected = 0xf | 1 << 7 | 2 << 16 | 5 << 24 | 1 << 30 | 1 << 31;
+    assert_eq!(info, expected, "type, RF, access, GPC_ID, RF_EN, VALID");
+    rig.mmu.abandon(space.inst);
+}
+
+#[test]
+fn a_non_replayable_packet_goes_to_buffer_0() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 256);
+    let mut space = rig.space(0, vid(0x10_0000));
+    space.inst = PhysAddr {
+        aperture: Aperture::Sys,
+        addr: 0x12_3456_7000,
+    };
+    report(&rig, &space, 0x5000);
+    let packet = packet(&rig, NON_REPLAY, 0);
+    assert_eq!(packet.dwords[0], 0x3456_7000 | 2 << 8, "SYS_MEM_COHERENT");
+    assert_eq!(packet.dwords[1], 0x12);
+    assert_eq!(packet.dwords[6], 32, "HOST0");
+    let expected = 2 | 6 << 8 | 1 << 16 | 1 << 20 | 1 << 30 | 1 << 31;
+    assert_eq!(
+        packet.dwords[7], expected,
+        "PTE, HOST, write, hub, RF_EN, VALID"
+    );
+}
+
+#[test]
+fn time_stamps_do_not_run_backwards() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 256);
+    let space = rig.space(0, vid(0x10_0000));
+    (0..20).for_each(|i| report(&rig, &space, i << 12));
+    let stamp = |p: &Packet| u64::from(p.dwords[5]) << 32 | u64::from(p.dwords[4]);
+    let stamps: Vec<u64> = pending(&rig, NON_REPLAY).iter().map(stamp).collect();
+    assert!(stamps.is_sorted(), "{stamps:?}");
+}
+
+#[test]
+fn valid_is_written_last_in_the_last_byte() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 256);
+    let space = rig.space(0, vid(0x10_0000));
+    rig.memory.take_writes();
+    report(&rig, &space, 0x5000);
+    let writes = rig.memory.take_writes();
+    let (last, body) = writes.split_last().unwrap();
+    let end = base(NON_REPLAY).offset(31);
+    assert!(matches!(last, Write { at, data } if *at == end && data.len() == 1));
+    assert_eq!(last.data[0] >> 7, 1, "VALID");
+    let covered: usize = body.iter().map(|write| write.data.len()).sum();
+    assert_eq!(covered, 31);
+    assert!(body
+        .iter()
+        .all(|write| write.at.addr + write.data.len() as u64 <= end.addr));
+}
+
+#[test]
+fn packets_come_in_order_and_wrap_around() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 5);
+    let space = rig.space(0, vid(0x10_0000));
+    for round in 0..7_u64 {
+        let faults = [3 * round, 3 * round + 1, 3 * round + 2].map(|page| page << 12);
+        faults.iter().for_each(|va| report(&rig, &space, *va));
+        assert_eq!(addresses(&rig, NON_REPLAY), faults);
+        assert!(pending(&rig, NON_REPLAY).iter().all(Packet::valid));
+        drain(&rig, NON_REPLAY);
+    }
+}
+
+#[test]
+fn a_full_buffer_overflows_and_stays_shut_until_it_is_cleared() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 4);
+    let space = rig.space(0, vid(0x10_0000));
+    (1..=3).for_each(|page| report(&rig, &space, page << 12));
+    assert_eq!(rig.read(put(NON_REPLAY)), 3, "PUT == GET - 1");
+    report(&rig, &space, 4 << 12);
+    assert_eq!(rig.read(put(NON_REPLAY)), 3 | OVERFLOW);
+    assert_eq!(rig.read(get(NON_REPLAY)), OVERFLOW);
+    assert_eq!(rig.counter("dropped_packets"), 1);
+
+    rig.write(get(NON_REPLAY), 3);
+    report(&rig, &space, 5 << 12);
+    assert_eq!(
+        rig.read(put(NON_REPLAY)),
+        3 | OVERFLOW,
+        "GET moved, not cleared"
+    );
+
+    rig.write(get(NON_REPLAY), 3 | OVERFLOW);
+    assert_eq!(rig.read(get(NON_REPLAY)), 3);
+    report(&rig, &space, 6 << 12);
+    assert_eq!(addresses(&rig, NON_REPLAY), [6 << 12]);
+}
+
+#[test]
+fn moving_get_and_clearing_overflow_in_one_write_does_not_clear_it() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 2);
+    let space = rig.space(0, vid(0x10_0000));
+    (1..=2).for_each(|page| report(&rig, &space, page << 12));
+    rig.write(get(NON_REPLAY), 1 | OVERFLOW);
+    assert_eq!(rig.read(get(NON_REPLAY)), 1 | OVERFLOW);
+    rig.write(get(NON_REPLAY), 1 | OVERFLOW);
+    assert_eq!(rig.read(get(NON_REPLAY)), 1);
+}
+
+#[test]
+fn a_get_outside_the_buffer_is_corrupted() {
+    let rig = Rig::new();
+    enable(&rig, REPLAY, 16);
+    rig.write(get(REPLAY), 16);
+    assert_eq!(rig.read(get(REPLAY)), CORRUPTED);
+    assert_eq!(rig.read(put(REPLAY)), CORRUPTED);
+    assert_eq!(rig.read(0x100e60), 1 << 14, "FAULT_STATUS");
+    let space = rig.space(0, vid(0x10_0000));
+    let _sm = rig.stall(0, space, &[pte_fault(0x1000, Access::Read)]);
+    eventually("a packet is dropped", || {
+        rig.counter("dropped_packets") == 1
+    });
+    rig.write(get(REPLAY), 3 | CORRUPTED);
+    assert_eq!(rig.read(get(REPLAY)), 3);
+    assert_eq!(rig.read(0x100e60) & 1 << 14, 0);
+    rig.mmu.abandon(space.inst);
+}
+
+#[test]
+fn set_default_gives_the_devices_number_of_entries() {
+    for (asked, given) in [(1024, 1024), (1, 256), (1 << 20, 65536)] {
+        let config = Config {
+            fault_buffer_entries: asked,
+            ..Config::default()
+        };
+        let rig = Rig::with(&config);
+        rig.write(size(REPLAY), SET_DEFAULT);
+        assert_eq!(rig.read(size(REPLAY)), given);
+    }
+}
+
+#[test]
+fn enable_is_refused_where_the_buffer_cannot_work() {
+    let cases = [
+        (SYS_COH, 16, "ADDR_MODE virtual"),
+        (PHYSICAL | 1 << 1, 16, "no such aperture"),
+        (PHYSICAL | SYS_COH, 0, "no entries"),
+    ];
+    for (low, entries, why) in cases {
+        let rig = Rig::new();
+        rig.write(lo(REPLAY), low);
+        rig.write(size(REPLAY), entries);
+        rig.write(size(REPLAY), entries | ENABLE);
+        assert_eq!(rig.read(size(REPLAY)), entries, "{why}");
+    }
+}
+
+#[test]
+fn the_address_is_latched_while_the_buffer_is_enabled() {
+    let rig = Rig::new();
+    enable(&rig, REPLAY, 16);
+    let before = rig.read(lo(REPLAY));
+    rig.write(lo(REPLAY), 0x9000 | PHYSICAL);
+    assert_eq!(rig.read(lo(REPLAY)), before);
+    rig.write(size(REPLAY), 0);
+    rig.write(lo(REPLAY), 0x9000 | PHYSICAL);
+    assert_eq!(rig.read(lo(REPLAY)), 0x9000 | PHYSICAL);
+}
+
+#[test]
+fn a_buffer_outside_memory_harms_nobody() {
+    let rig = Rig::new();
+    rig.write(lo(NON_REPLAY), 0xffff_f000 | PHYSICAL);
+    rig.write(lo(NON_REPLAY) + 4, 0x7fff_ffff);
+    rig.write(size(NON_REPLAY), 0xf_ffff | ENABLE);
+    rig.write(size(NON_REPLAY), 0xf_ffff | ENABLE);
+    let space = rig.space(0, vid(0x10_0000));
+    (0..300).for_each(|page| report(&rig, &space, page << 12));
+    assert_eq!(rig.counter("bus_errors"), 300);
+}
+
+#[test]
+fn faults_that_cannot_be_replayed_end_the_stall_at_once() {
+    let rig = Rig::new();
+    enable(&rig, NON_REPLAY, 16);
+    enable(&rig, REPLAY, 16);
+    let fault = pte_fault(0x1000, Access::Read);
+    let replay_disabled = rig.space_with(0, vid(0x10_0000), 1 << 10 | 1 << 11);
+    let unbound = rig.space_with(1, vid(0x10_0000), 0);
+    for space in [replay_disabled, unbound] {
+        let stalled = rig.stall(0, space, &[fault]).join().unwrap();
+        assert_eq!(stalled, Stalled::Cancelled(fault));
+    }
+    let packets = pending(&rig, NON_REPLAY);
+    assert_eq!(packets.len(), 2);
+    assert!(
+        packets.iter().all(|packet| packet.dwords[7] >> 30 & 1 == 0),
+        "RF_EN"
+    );
+    assert_eq!(pending(&rig, REPLAY), []);
+}
+
+#[test]
+fn one_packet_for_each_page_and_access() {
+    let rig = Rig::new();
+    enable(&rig, REPLAY, 16);
+    let space = rig.space(0, vid(0x10_0000));
+    let faults = [
+        pte_fault(0x1008, Access::Read),
+        pte_fault(0x1010, Access::Read),
+        pte_fault(0x1018, Access::Write),
+        pte_fault(0x2000, Access::Read),
+    ];
+    let _sm = rig.stall(0, space, &faults);
+    wait_for_packets(&rig, REPLAY, 3);
+    let packets = pending(&rig, REPLAY);
+    let seen: Vec<_> = packets
+        .iter()
+        .map(|p| (p.address(), p.access_type()))
+        .collect();
+    assert_eq!(seen, [(0x1000, 0), (0x1000, 1), (0x2000, 0)]);
+    assert!(packets
+        .iter()
+        .all(|packet| packet.replayable() && packet.fault_type() == 2));
+    rig.mmu.abandon(space.inst);
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the MMU promises a driver, on a plain in-memory bus. Offsets and bits are written out here on their own, so
+//! that a mistake in the device's definitions shows.
+
+mod cancel;
+mod fault_buffers;
+mod interrupts;
+mod late_writes;
+mod memory;
+mod registers;
+mod replay;
+mod rig;
+mod staleness;
+mod storm;
+mod tables;
+mod walk;
