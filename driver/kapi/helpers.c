@@ -83,8 +83,11 @@ bool mirage_dma_needs_bounce(struct device *dev)
 	return dma_addressing_limited(dev);
 }
 
-/* Mirrored pages stay in use by the CPU: nothing is synchronised when they are mapped and unmapped. */
-#define MIRROR_ATTRS DMA_ATTR_SKIP_CPU_SYNC
+/*
+ * Mirrored pages stay in use by the CPU, and several mirrors may map the same page: never a bounce buffer, and nothing is
+ * synchronised when they are mapped and unmapped.
+ */
+#define MIRROR_ATTRS (DMA_ATTR_SKIP_CPU_SYNC | DMA_ATTR_REQUIRE_COHERENT)
 
 dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page)
 {
