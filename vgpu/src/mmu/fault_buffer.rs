@@ -87,7 +87,7 @@ impl Buffer {
             self.overflow = true;
             return Slot::Closed;
         }
-        let base = u64::from(self.hi) << 32 | u64::from(self.lo.addr()) << PAGE_SHIFT;
+        let base = (u64::from(self.hi) << 32) | (u64::from(self.lo.addr()) << PAGE_SHIFT);
         let addr = base.wrapping_add(u64::from(self.put) * PACKET_BYTES as u64);
         self.put = self.next_put();
         Slot::At(PhysAddr { aperture, addr })

@@ -275,7 +275,7 @@ impl RaminPdbLo {
             2 | 3 => Aperture::Sys,
             _ => return None,
         };
-        let addr = u64::from(hi.addr()) << 32 | u64::from(self.addr()) << PAGE_SHIFT;
+        let addr = (u64::from(hi.addr()) << 32) | (u64::from(self.addr()) << PAGE_SHIFT);
         Some(PhysAddr { aperture, addr })
     }
 }

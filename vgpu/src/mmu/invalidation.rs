@@ -20,12 +20,12 @@ pub(crate) struct Operands {
 
 impl Operands {
     fn va(&self) -> u64 {
-        u64::from(self.upper_vaddr.bits()) << 40 | u64::from(self.vaddr.bits()) << PAGE_SHIFT
+        (u64::from(self.upper_vaddr.bits()) << 40) | (u64::from(self.vaddr.bits()) << PAGE_SHIFT)
     }
 
     fn page_directory(&self) -> PhysAddr {
         let addr =
-            u64::from(self.upper_pdb.bits()) << 40 | u64::from(self.pdb.addr()) << PAGE_SHIFT;
+            (u64::from(self.upper_pdb.bits()) << 40) | (u64::from(self.pdb.addr()) << PAGE_SHIFT);
         let aperture = if self.pdb.sys_mem() {
             Aperture::Sys
         } else {

@@ -39,7 +39,7 @@ fn cancel_global_cancels_what_faults_again_and_replays_the_rest() {
     assert_eq!(packets.len(), 1);
     assert_eq!(packets[0].address(), BAD);
     assert!(!packets[0].replayable(), "REPLAYABLE_FAULT = 0");
-    assert_eq!(packets[0].dwords[7] >> 20 & 1, 0, "still a GPC client");
+    assert_eq!((packets[0].dwords[7] >> 20) & 1, 0, "still a GPC client");
     assert_eq!(rig.counter("cancelled_requests"), 1);
 }
 
@@ -59,7 +59,7 @@ fn cancel_targeted_cancels_on_one_client() {
     rig.invalidate(ALL | CANCEL_TARGETED | gpc(1));
     let packets = pending(&rig, NON_REPLAY);
     assert_eq!(packets.len(), 1);
-    assert_eq!(packets[0].dwords[7] >> 24 & 0x1f, 1, "GPC_ID");
+    assert_eq!((packets[0].dwords[7] >> 24) & 0x1f, 1, "GPC_ID");
     rig.mmu.abandon(space.inst);
     let ends: Vec<_> = sms.into_iter().map(|sm| sm.join().unwrap()).collect();
     assert!(matches!(
@@ -124,7 +124,7 @@ fn cancel_va_global_selects_one_4k_page() {
         (BAD, true),
         (BAD - KIB4, false),
         (BAD + KIB4, false),
-        (BAD ^ 1 << 40, false),
+        (BAD ^ (1 << 40), false),
     ] {
         assert_eq!(va_cancel_hits(fault, 7, page), hit, "{page:#x}");
     }

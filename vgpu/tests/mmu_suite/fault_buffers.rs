@@ -58,7 +58,7 @@ pub(crate) struct Packet {
 
 impl Packet {
     pub(crate) fn address(&self) -> u64 {
-        u64::from(self.dwords[3]) << 32 | u64::from(self.dwords[2] & !0xfff)
+        (u64::from(self.dwords[3]) << 32) | u64::from(self.dwords[2] & !0xfff)
     }
 
     pub(crate) fn fault_type(&self) -> u32 {
@@ -66,11 +66,11 @@ impl Packet {
     }
 
     pub(crate) fn access_type(&self) -> u32 {
-        self.dwords[7] >> 16 & 0xf
+        (self.dwords[7] >> 16) & 0xf
     }
 
     pub(crate) fn replayable(&self) -> bool {
-        self.dwords[7] >> 7 & 1 == 1
+        (self.dwords[7] >> 7) & 1 == 1
     }
 
     pub(crate) fn valid(&self) -> bool {
@@ -153,7 +153,7 @@ fn a_replayable_packet_has_the_manuals_fields() {
     assert_eq!(addr_lo, va as u32 & !0xfff);
     assert_eq!(addr_hi, (va >> 32) as u32);
     assert_eq!(engine, 64, "GRAPHICS");
-    let expected = 0xf | 1 << 7 | 2 << 16 | 5 << 24 | 1 << 30 | 1 << 31;
+    let expected = 0xf | (1 << 7) | (2 << 16) | (5 << 24) | (1 << 30) | (1 << 31);
     assert_eq!(info, expected, "type, RF, access, GPC_ID, RF_EN, VALID");
     rig.mmu.abandon(space.inst);
 }
@@ -169,10 +169,10 @@ fn a_non_replayable_packet_goes_to_buffer_0() {
     };
     report(&rig, &space, 0x5000);
     let packet = packet(&rig, NON_REPLAY, 0);
-    assert_eq!(packet.dwords[0], 0x3456_7000 | 2 << 8, "SYS_MEM_COHERENT");
+    assert_eq!(packet.dwords[0], 0x3456_7000 | (2 << 8), "SYS_MEM_COHERENT");
     assert_eq!(packet.dwords[1], 0x12);
     assert_eq!(packet.dwords[6], 32, "HOST0");
-    let expected = 2 | 6 << 8 | 1 << 16 | 1 << 20 | 1 << 30 | 1 << 31;
+    let expected = 2 | (6 << 8) | (1 << 16) | (1 << 20) | (1 << 30) | (1 << 31);
     assert_eq!(
         packet.dwords[7], expected,
         "PTE, HOST, write, hub, RF_EN, VALID"
@@ -185,7 +185,7 @@ fn time_stamps_do_not_run_backwards() {
     enable(&rig, NON_REPLAY, 256);
     let space = rig.space(0, vid(0x10_0000));
     (0..20).for_each(|i| report(&rig, &space, i << 12));
-    let stamp = |p: &Packet| u64::from(p.dwords[5]) << 32 | u64::from(p.dwords[4]);
+    let stamp = |p: &Packet| (u64::from(p.dwords[5]) << 32) | u64::from(p.dwords[4]);
     let stamps: Vec<u64> = pending(&rig, NON_REPLAY).iter().map(stamp).collect();
     assert!(stamps.is_sorted(), "{stamps:?}");
 }
@@ -276,7 +276,7 @@ fn a_get_outside_the_buffer_is_corrupted() {
     });
     rig.write(get(REPLAY), 3 | CORRUPTED);
     assert_eq!(rig.read(get(REPLAY)), 3);
-    assert_eq!(rig.read(0x100e60) & 1 << 14, 0);
+    assert_eq!(rig.read(0x100e60) & (1 << 14), 0);
     rig.mmu.abandon(space.inst);
 }
 
@@ -297,7 +297,7 @@ fn set_default_gives_the_devices_number_of_entries() {
 fn enable_is_refused_where_the_buffer_cannot_work() {
     let cases = [
         (SYS_COH, 16, "ADDR_MODE virtual"),
-        (PHYSICAL | 1 << 1, 16, "no such aperture"),
+        (PHYSICAL | (1 << 1), 16, "no such aperture"),
         (PHYSICAL | SYS_COH, 0, "no entries"),
     ];
     for (low, entries, why) in cases {
@@ -339,7 +339,7 @@ fn faults_that_cannot_be_replayed_end_the_stall_at_once() {
     enable(&rig, NON_REPLAY, 16);
     enable(&rig, REPLAY, 16);
     let fault = pte_fault(0x1000, Access::Read);
-    let replay_disabled = rig.space_with(0, vid(0x10_0000), 1 << 10 | 1 << 11);
+    let replay_disabled = rig.space_with(0, vid(0x10_0000), (1 << 10) | (1 << 11));
     let unbound = rig.space_with(1, vid(0x10_0000), 0);
     for space in [replay_disabled, unbound] {
         let stalled = rig.stall(0, space, &[fault]).join().unwrap();
@@ -348,7 +348,9 @@ fn faults_that_cannot_be_replayed_end_the_stall_at_once() {
     let packets = pending(&rig, NON_REPLAY);
     assert_eq!(packets.len(), 2);
     assert!(
-        packets.iter().all(|packet| packet.dwords[7] >> 30 & 1 == 0),
+        packets
+            .iter()
+            .all(|packet| (packet.dwords[7] >> 30) & 1 == 0),
         "RF_EN"
     );
     assert_eq!(pending(&rig, REPLAY), []);

@@ -109,8 +109,8 @@ fn prefetch_faults_are_filtered_after_reset() {
 #[test]
 fn the_pri_fifo_holds_32_and_reports_the_33rd() {
     let rig = Rig::new();
-    let space = |ctrl: u32| ctrl >> 16 & 0xff;
-    assert_eq!(rig.read(MMU_CTRL), 32 << 16 | FIFO_EMPTY);
+    let space = |ctrl: u32| (ctrl >> 16) & 0xff;
+    assert_eq!(rig.read(MMU_CTRL), (32 << 16) | FIFO_EMPTY);
     let mut sm = rig.sm(0);
     let window = sm.window();
     for used in 1..=32 {
@@ -124,7 +124,7 @@ fn the_pri_fifo_holds_32_and_reports_the_33rd() {
     assert_eq!(rig.counter("invalidates"), 32);
     assert_eq!(rig.counter("dropped_triggers"), 1);
     rig.write(MMU_CTRL, 1 << 13);
-    assert_eq!(rig.read(MMU_CTRL), 32 << 16 | FIFO_EMPTY);
+    assert_eq!(rig.read(MMU_CTRL), (32 << 16) | FIFO_EMPTY);
 }
 
 #[test]

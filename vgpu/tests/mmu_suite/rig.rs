@@ -123,7 +123,7 @@ impl Rig {
 
     /// Address space `n` over these tables, replay enabled.
     pub(crate) fn space(&self, n: u64, pdb: PhysAddr) -> AddressSpace {
-        self.space_with(n, pdb, 1 << 10 | 1 << 11 | 1 << 4)
+        self.space_with(n, pdb, (1 << 10) | (1 << 11) | (1 << 4))
     }
 
     /// Address space `n` with these low bits in NV_RAMIN_PAGE_DIR_BASE.
@@ -161,7 +161,7 @@ impl Rig {
         let sys = u32::from(pdb.aperture == mirage_vgpu::bus::Aperture::Sys);
         self.write(VADDR, ((va >> 12) as u32) << 4);
         self.write(VADDR_UPPER, (va >> 40) as u32);
-        self.write(PDB, ((pdb.addr >> 12) as u32) << 4 | sys << 1);
+        self.write(PDB, (((pdb.addr >> 12) as u32) << 4) | (sys << 1));
         self.write(PDB_UPPER, (pdb.addr >> 40) as u32);
     }
 

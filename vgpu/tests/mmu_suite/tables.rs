@@ -24,7 +24,7 @@ pub(crate) fn pde(table: PhysAddr) -> u64 {
         Aperture::Vid => 1,
         Aperture::Sys => 2,
     };
-    table.addr >> 12 << 8 | aperture << 1
+    (table.addr >> 12 << 8) | (aperture << 1)
 }
 
 /// The big half of a dual PDE: its table is 256-byte aligned.
@@ -33,7 +33,7 @@ pub(crate) fn big_pde(table: PhysAddr) -> u64 {
         Aperture::Vid => 1,
         Aperture::Sys => 2,
     };
-    table.addr >> 8 << 4 | aperture << 1
+    (table.addr >> 8 << 4) | (aperture << 1)
 }
 
 /// A valid PTE: apertures 0 VID, 2 SYS_COH.
@@ -42,7 +42,7 @@ pub(crate) fn pte(page: PhysAddr) -> u64 {
         Aperture::Vid => 0,
         Aperture::Sys => 2,
     };
-    page.addr >> 12 << 8 | aperture << 1 | VALID
+    (page.addr >> 12 << 8) | (aperture << 1) | VALID
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,29 +89,30 @@ impl<'a> Tables<'a> {
 
     /// The address of an entry. For PDE0 that of the low qword.
     pub(crate) fn entry(&self, va: u64, level: Level) -> PhysAddr {
-        let at = self.root.offset((va >> 47 & 3) * 8);
+        let at = self.root.offset(((va >> 47) & 3) * 8);
         if level == Level::Pde3 {
             return at;
         }
-        let at = self.below(at, pde).offset((va >> 38 & 0x1ff) * 8);
+        let at = self.below(at, pde).offset(((va >> 38) & 0x1ff) * 8);
         if level == Level::Pde2 {
             return at;
         }
-        let at = self.below(at, pde).offset((va >> 29 & 0x1ff) * 8);
+        let at = self.below(at, pde).offset(((va >> 29) & 0x1ff) * 8);
         if level == Level::Pde1 {
             return at;
         }
-        let at = self.below(at, pde).offset((va >> 21 & 0xff) * 16);
+        let at = self.below(at, pde).offset(((va >> 21) & 0xff) * 16);
         if level == Level::Pde0 {
             return at;
         }
-        self.below(at.offset(8), pde).offset((va >> 12 & 0x1ff) * 8)
+        self.below(at.offset(8), pde)
+            .offset(((va >> 12) & 0x1ff) * 8)
     }
 
     /// The address of the 64 KiB PTE.
     pub(crate) fn big_entry(&self, va: u64) -> PhysAddr {
         let pde0 = self.entry(va, Level::Pde0);
-        self.below(pde0, big_pde).offset((va >> 16 & 0x1f) * 8)
+        self.below(pde0, big_pde).offset(((va >> 16) & 0x1f) * 8)
     }
 
     /// The table that the entry leads to; a new one where it is empty.

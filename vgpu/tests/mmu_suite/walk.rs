@@ -21,18 +21,18 @@ fn read_through(pte: u64) -> Result<PhysAddr, FaultType> {
 
 #[test]
 fn pte_aperture_0_is_vram_and_2_and_3_are_guest_ram() {
-    let page = PAGE >> 12 << 8 | VALID;
+    let page = (PAGE >> 12 << 8) | VALID;
     assert_eq!(read_through(page), Ok(vid(PAGE)));
-    let bus = (RAM_BASE + 0x3000) >> 12 << 8 | VALID;
-    assert_eq!(read_through(bus | 2 << 1), Ok(sys(0x3000)));
-    assert_eq!(read_through(bus | 3 << 1), Ok(sys(0x3000)));
+    let bus = ((RAM_BASE + 0x3000) >> 12 << 8) | VALID;
+    assert_eq!(read_through(bus | (2 << 1)), Ok(sys(0x3000)));
+    assert_eq!(read_through(bus | (3 << 1)), Ok(sys(0x3000)));
 }
 
 #[test]
 fn pte_aperture_1_is_a_peer_which_the_device_has_not() {
-    let page = PAGE >> 12 << 8 | VALID;
+    let page = (PAGE >> 12 << 8) | VALID;
     assert_eq!(
-        read_through(page | 1 << 1),
+        read_through(page | (1 << 1)),
         Err(FaultType::UnsupportedAperture)
     );
 }
@@ -46,7 +46,7 @@ fn pde_aperture_0_is_invalid_and_1_is_vram() {
     for level in [Level::Pde3, Level::Pde2, Level::Pde1] {
         let entry = tables.entry(VA, level);
         let in_vram = rig.memory.get(entry);
-        assert_eq!(in_vram >> 1 & 3, 1);
+        assert_eq!((in_vram >> 1) & 3, 1);
         rig.memory.set(entry, in_vram & !(3 << 1));
         rig.invalidate(ALL | ACK_GLOBALLY);
         assert_eq!(
@@ -149,7 +149,7 @@ fn rights_decide_by_access() {
 fn what_the_device_has_not_is_a_fault_of_its_own() {
     let good = pte(vid(PAGE));
     assert_eq!(
-        read_through(good | 0xfe << 56),
+        read_through(good | (0xfe << 56)),
         Err(FaultType::UnsupportedKind)
     );
     assert_eq!(
@@ -197,7 +197,7 @@ fn an_address_has_49_bits() {
     let space = rig.space(0, tables.root);
     let mut sm = rig.sm(0);
     assert_eq!(reaches(&mut sm, &space, last), Ok(vid(PAGE)));
-    for over in [last | 1 << 49, last | 1 << 63, u64::MAX] {
+    for over in [last | (1 << 49), last | (1 << 63), u64::MAX] {
         assert_eq!(
             reaches(&mut sm, &space, over),
             Err(FaultType::VaLimit),
@@ -228,11 +228,11 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
     use mirage_vgpu::bus::Bus;
     let read = |at| memory.read_u64(at).map_err(|_| FaultType::Region);
     let table = |value: u64, shift: u32, lowest: u32| {
-        let (aperture, vid_top) = (value >> 1 & 3, 32);
-        let field = |top: u32| (value >> lowest & ((1 << (top - lowest + 1)) - 1)) << shift;
+        let (aperture, vid_top) = ((value >> 1) & 3, 32);
+        let field = |top: u32| ((value >> lowest) & ((1 << (top - lowest + 1)) - 1)) << shift;
         match aperture {
             1 => Ok(vid(field(vid_top))),
-            0 if value >> 3 & 1 == 1 => Err(FaultType::UnsupportedKind),
+            0 if (value >> 3) & 1 == 1 => Err(FaultType::UnsupportedKind),
             0 => Err(FaultType::Pde),
             _ => Ok(PhysAddr {
                 aperture: Aperture::Sys,
@@ -241,16 +241,16 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
         }
     };
     let leaf = |value: u64, size: u64| {
-        let kind_and_encrypted = value >> 56 | value >> 4 & 1;
-        let base = match (value & 1, value >> 1 & 3) {
+        let kind_and_encrypted = (value >> 56) | (value >> 4) & 1;
+        let base = match (value & 1, (value >> 1) & 3) {
             (0, _) if value & VOL != 0 => return Err(FaultType::UnsupportedKind),
             (0, _) => return Err(FaultType::Pte),
             (_, 1) => return Err(FaultType::UnsupportedAperture),
             _ if kind_and_encrypted != 0 => return Err(FaultType::UnsupportedKind),
-            (_, 0) => vid((value >> 8 & 0x1ff_ffff) << 12),
+            (_, 0) => vid(((value >> 8) & 0x1ff_ffff) << 12),
             _ => PhysAddr {
                 aperture: Aperture::Sys,
-                addr: (value >> 8 & 0x3fff_ffff_ffff) << 12,
+                addr: ((value >> 8) & 0x3fff_ffff_ffff) << 12,
             },
         };
         if value & PRIVILEGE != 0 {
@@ -267,26 +267,26 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
     };
     let mut at = root;
     for (shift, mask) in [(47, 3), (38, 0x1ff), (29, 0x1ff)] {
-        let value = read(at.offset((va >> shift & mask) * 8))?;
+        let value = read(at.offset(((va >> shift) & mask) * 8))?;
         if value & 1 == 1 {
             return Err(FaultType::Pde);
         }
         at = table(value, 12, 8)?;
     }
-    let low = read(at.offset((va >> 21 & 0xff) * 16))?;
+    let low = read(at.offset(((va >> 21) & 0xff) * 16))?;
     if low & 1 == 1 {
         return leaf(low, MIB2);
     }
-    let high = read(at.offset((va >> 21 & 0xff) * 16 + 8))?;
+    let high = read(at.offset(((va >> 21) & 0xff) * 16 + 8))?;
     let (big, small) = (table(low, 8, 4), table(high, 12, 8));
     if let Ok(big) = big {
-        let value = read(big.offset((va >> 16 & 0x1f) * 8))?;
+        let value = read(big.offset(((va >> 16) & 0x1f) * 8))?;
         if value & (VALID | VOL | PRIVILEGE) != 0 || small.is_err() {
             return leaf(value, KIB64);
         }
     }
     match (big, small) {
-        (_, Ok(small)) => leaf(read(small.offset((va >> 12 & 0x1ff) * 8))?, KIB4),
+        (_, Ok(small)) => leaf(read(small.offset(((va >> 12) & 0x1ff) * 8))?, KIB4),
         (Err(fault), Err(_)) => Err(fault),
         (Ok(_), Err(_)) => unreachable!("decided above"),
     }
@@ -304,8 +304,8 @@ impl RandomTables {
     fn page(&mut self) -> PhysAddr {
         let page = self.random.u64(..Self::PAGES) * KIB4;
         match self.random.u8(..32) {
-            0 => vid(1 << 33 | page),
-            1 => sys(1 << 33 | page),
+            0 => vid((1 << 33) | page),
+            1 => sys((1 << 33) | page),
             2..17 => vid(page),
             _ => sys(page),
         }
@@ -314,7 +314,7 @@ impl RandomTables {
     fn entry(&mut self) -> u64 {
         let page = self.page();
         let flags = match self.random.u8(..8) {
-            0 => self.random.u64(..) & (0xff << 56 | 0xf8),
+            0 => self.random.u64(..) & ((0xff << 56) | 0xf8),
             1 => 1 << self.random.u32(3..8),
             _ => 0,
         };
@@ -359,7 +359,8 @@ fn random_tables_translate_as_the_reference_says() {
         let mut sm = rig.sm(0);
         for _ in 0..1000 {
             // Few tables are touched often, so that cached directories and leaves come into play.
-            let va = tables.random.u64(..1 << 49) & (3 << 47 | 3 << 38 | 3 << 29 | 0xfff_ffff);
+            let va =
+                tables.random.u64(..1 << 49) & ((3 << 47) | (3 << 38) | (3 << 29) | 0xfff_ffff);
             let expected = reference(&rig.memory, root, va);
             let found = translate(&mut sm, &space, va, Access::Read);
             let found = found.map(|translation| (translation.phys, translation.bytes));
