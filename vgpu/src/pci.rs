@@ -56,14 +56,14 @@ const CAPABILITY_MSIX: u16 = 0x11;
 /// Version 2 of the structure; device type 0, endpoint.
 const EXPRESS_FLAGS: u16 = 2;
 /// Role-based error reporting (required since 1.1), function level reset.
-const DEVICE_CAPABILITIES: u32 = 1 << 15 | 1 << 28;
+const DEVICE_CAPABILITIES: u32 = (1 << 15) | (1 << 28);
 /// Max payload, read request, relaxed ordering and error enables.
 const DEVICE_CONTROL_WRITABLE: u16 = 0x7fff;
 const DEVICE_CONTROL_RESET: u16 = 1 << 15;
 /// Power-on value: 512-byte read requests, relaxed ordering, no snoop.
 const DEVICE_CONTROL_DEFAULT: u16 = 0x2810;
 /// 8 GT/s, 16 lanes.
-const LINK: u32 = 3 | 16 << 4;
+const LINK: u32 = 3 | (16 << 4);
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
 const MSIX_BAR: u32 = 3;
@@ -169,7 +169,7 @@ impl ConfigSpace {
 
     fn express(&mut self) {
         let base = at::EXPRESS;
-        self.put16(base, CAPABILITY_EXPRESS | (at::MSIX as u16) << 8, 0);
+        self.put16(base, CAPABILITY_EXPRESS | ((at::MSIX as u16) << 8), 0);
         self.put16(base + 0x02, EXPRESS_FLAGS, 0);
         self.put32(base + 0x04, DEVICE_CAPABILITIES, 0);
         self.put16(
@@ -246,7 +246,7 @@ mod tests {
         let space = ConfigSpace::new(256 << 20);
         assert_eq!(read32(&space, at::CAPABILITIES) & 0xff, at::EXPRESS as u32);
         assert_eq!(read32(&space, at::EXPRESS), 0x0002_8010);
-        assert_eq!(read32(&space, at::EXPRESS + 4) >> 28 & 1, 1);
+        assert_eq!((read32(&space, at::EXPRESS + 4) >> 28) & 1, 1);
         assert_eq!(read32(&space, at::MSIX), 0x0001_0011);
         assert_eq!(read32(&space, at::MSIX + 8), 0x8003);
     }

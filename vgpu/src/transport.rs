@@ -79,10 +79,9 @@ impl Interrupts {
 
     fn pending(&self) -> u64 {
         let vectors = self.lock();
-        vectors
-            .iter()
-            .enumerate()
-            .fold(0, |bits, (i, vector)| bits | u64::from(vector.pending) << i)
+        vectors.iter().enumerate().fold(0, |bits, (i, vector)| {
+            bits | (u64::from(vector.pending) << i)
+        })
     }
 }
 

@@ -168,7 +168,7 @@ impl Context for ComputeContext {
 }
 
 fn set_upper(value: &mut u64, upper: u32) {
-    *value = u64::from(upper) << 32 | (*value & u64::from(u32::MAX));
+    *value = (u64::from(upper) << 32) | (*value & u64::from(u32::MAX));
 }
 
 fn set_lower(value: &mut u64, lower: u32) {

@@ -83,12 +83,12 @@ impl Semaphore {
     /// The address, if it has 40 bits and this alignment.
     fn address(&self, alignment: u64) -> Option<GpuVa> {
         let hi = u8::try_from(self.addr_hi).ok()?;
-        let va = u64::from(hi) << 32 | u64::from(self.addr_lo);
+        let va = (u64::from(hi) << 32) | u64::from(self.addr_lo);
         (va % alignment == 0).then_some(GpuVa(va))
     }
 
     fn payload(&self) -> u64 {
-        u64::from(self.payload_hi) << 32 | u64::from(self.payload_lo)
+        (u64::from(self.payload_hi) << 32) | u64::from(self.payload_lo)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct Segment {
 pub(crate) fn gp_entry(raw: u64) -> Option<Segment> {
     let entry = GpEntry::from(raw);
     let known = [opcode::NOP, opcode::GP_CRC, opcode::PB_CRC];
-    if entry.length() == 0 && !known.contains(&(raw >> 32 & 0xff)) {
+    if entry.length() == 0 && !known.contains(&((raw >> 32) & 0xff)) {
         return None;
     }
     Some(Segment {
@@ -90,7 +90,7 @@ pub(crate) struct Method {
 impl Method {
     /// How NV_PPBDMA_METHOD0 and NV_PGRAPH_TRAPPED_ADDR show a method: 13:2 method, 18:16 subchannel.
     pub(crate) fn trapped(self) -> u32 {
-        u32::from(self.subchannel) << 16 | u32::from(self.address)
+        (u32::from(self.subchannel) << 16) | u32::from(self.address)
     }
 }
 

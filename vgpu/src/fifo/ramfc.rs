@@ -49,7 +49,7 @@ impl RamFc {
         );
         let userd = PhysAddr {
             aperture: regs::aperture(low.target()).ok_or(BadInstance::Userd)?,
-            addr: u64::from(high.addr()) << 32 | u64::from(low.addr()) << 9,
+            addr: (u64::from(high.addr()) << 32) | (u64::from(low.addr()) << 9),
         };
         let (low, high) = (
             GpBaseLo::from(word(ramfc::GP_BASE)?),
@@ -57,7 +57,7 @@ impl RamFc {
         );
         Ok(Self {
             userd,
-            gp_base: u64::from(high.offset()) << 32 | u64::from(low.offset()) << 3,
+            gp_base: (u64::from(high.offset()) << 32) | (u64::from(low.offset()) << 3),
             entries: 1 << high.limit2(),
         })
     }

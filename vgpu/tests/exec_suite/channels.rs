@@ -105,7 +105,7 @@ fn a_release_signals_an_interrupt_that_stays_until_it_is_cleared() {
 fn a_timestamped_release_writes_the_device_s_time_and_clears_the_upper_payload() {
     let rig = Rig::new();
     let channel = rig.channel(0);
-    let time = || u64::from(rig.read(TIME_1)) << 32 | u64::from(rig.read(TIME_0));
+    let time = || (u64::from(rig.read(TIME_1)) << 32) | u64::from(rig.read(TIME_0));
     let at = |offset| channel.semaphore.offset(offset);
     rig.put_u64(at(32), u64::MAX);
     let before = time();
@@ -121,10 +121,10 @@ fn a_64_bit_release_writes_both_halves() {
     let channel = rig.channel(0);
     channel.run(&semaphore(
         channel.semaphore_va() + 16,
-        7 << 40 | 9,
+        (7 << 40) | 9,
         1 | PAYLOAD_64BIT,
     ));
-    assert_eq!(rig.u64_at(channel.semaphore.offset(16)), 7 << 40 | 9);
+    assert_eq!(rig.u64_at(channel.semaphore.offset(16)), (7 << 40) | 9);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn wfi_and_wait_for_idle_let_the_next_method_see_the_results() {
         words.extend(release(channel.semaphore_va(), 9, 0));
         channel.submit(&words);
         rig.until("the release", || channel.is_past(9));
-        assert_eq!(channel.control() >> 28 & 1, 0, "no launch is left");
+        assert_eq!((channel.control() >> 28) & 1, 0, "no launch is left");
     }
 }
 
@@ -252,7 +252,7 @@ fn the_kill_sequence_ends_every_kind_of_wait() {
     for words in [idle, wfi, full, unmapped, never] {
         let rig_channel = rig.channel(0);
         rig_channel.submit(&words);
-        rig.until("work", || rig_channel.control() >> 28 & 1 == 1);
+        rig.until("work", || (rig_channel.control() >> 28) & 1 == 1);
         rig_channel.kill();
         assert_eq!(rig_channel.control() & !PBDMA_FAULTED, 0);
         rig.faults(0);
@@ -329,10 +329,10 @@ fn disabling_without_preempt_begins_no_further_method() {
     let channel = rig.channel(0);
     channel.submit(&semaphore(channel.semaphore_va() + 64, 5, ACQUIRE));
     let serial = channel.fence();
-    rig.until("the acquire", || channel.control() >> 28 & 1 == 1);
+    rig.until("the acquire", || (channel.control() >> 28) & 1 == 1);
     channel.write_control(ENABLE_CLR);
     rig.put_u64(channel.semaphore.offset(64), 5);
-    rig.until("the worker to stop", || channel.control() >> 28 & 1 == 0);
+    rig.until("the worker to stop", || (channel.control() >> 28) & 1 == 0);
     assert!(!channel.is_past(serial));
 }
 

@@ -23,7 +23,7 @@ fn graph_error(rig: &Rig, channel: &Channel<'_>, words: &[u32]) -> [u32; 3] {
     let shown = [GRAPH_INTR, GRAPH_ADDR, GRAPH_DATA].map(|register| rig.read(register));
     assert_eq!(
         rig.read(GRAPH_CTX),
-        1 << 31 | (channel.inst.addr >> 12) as u32
+        (1 << 31) | (channel.inst.addr >> 12) as u32
     );
     rig.write(GRAPH_INTR, shown[0]);
     assert_eq!(rig.read(GRAPH_INTR), 0);
@@ -58,7 +58,7 @@ fn an_unknown_class_or_a_subchannel_without_one_is_an_illegal_class() {
     let unknown = graph_error(&rig, &rig.channel(0), &methods(3, 0, &[0x1234]));
     assert_eq!(unknown, [ILLEGAL_CLASS, 3 << 16, 0x1234]);
     let unbound = graph_error(&rig, &rig.channel(1), &methods(2, 0x100, &[7]));
-    assert_eq!(unbound, [ILLEGAL_CLASS, 2 << 16 | 0x100, 7]);
+    assert_eq!(unbound, [ILLEGAL_CLASS, (2 << 16) | 0x100, 7]);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn an_unknown_method_of_the_class_is_illegal() {
     words.extend(methods(1, 0x3ffc, &[5]));
     assert_eq!(
         graph_error(&rig, &rig.channel(0), &words),
-        [ILLEGAL_METHOD, 1 << 16 | 0x3ffc, 5]
+        [ILLEGAL_METHOD, (1 << 16) | 0x3ffc, 5]
     );
 }
 
@@ -149,10 +149,10 @@ fn each_rule_of_a_launch_is_checked() {
     let rig = Rig::new();
     for (id, launch) in (0..).zip(bad) {
         let [intr, addr, data] = graph_error(&rig, &rig.channel(id), &launch.words());
-        let expected = launch.op | launch.size << 8 | launch.flags;
+        let expected = launch.op | (launch.size << 8) | launch.flags;
         assert_eq!(
             (intr, addr, data),
-            (CLASS_ERROR, 1 << 16 | 0x300, expected),
+            (CLASS_ERROR, (1 << 16) | 0x300, expected),
             "{launch:?}"
         );
     }
@@ -169,19 +169,19 @@ fn a_misaligned_pointer_in_a_list_is_a_class_error_of_the_launch() {
         ..good()
     };
     let [intr, addr, _] = graph_error(&rig, &rig.channel(0), &launch.words());
-    assert_eq!((intr, addr), (CLASS_ERROR, 1 << 16 | 0x300));
+    assert_eq!((intr, addr), (CLASS_ERROR, (1 << 16) | 0x300));
 }
 
 #[test]
 fn host_methods_that_are_unknown_or_have_bad_data_are_method_errors() {
     let va = 0x10_0000_0000;
     let bad = [
-        (methods(1, 0x28, &[3]), 1 << 16 | 0x28, 3),
+        (methods(1, 0x28, &[3]), (1 << 16) | 0x28, 3),
         (methods(0, 0x04, &[0]), 0x04, 0),
         (semaphore(va, 0, 4), 0x6c, 4),
         (semaphore(va + 2, 0, 1), 0x6c, 1),
-        (semaphore(va + 4, 0, 1 | 1 << 24), 0x6c, 1 | 1 << 24),
-        (semaphore(va + 8, 0, 1 | 1 << 25), 0x6c, 1 | 1 << 25),
+        (semaphore(va + 4, 0, 1 | (1 << 24)), 0x6c, 1 | (1 << 24)),
+        (semaphore(va + 8, 0, 1 | (1 << 25)), 0x6c, 1 | (1 << 25)),
         (semaphore(1 << 40, 0, 1), 0x6c, 1),
     ];
     let rig = Rig::new();
@@ -282,9 +282,9 @@ fn a_bad_instance_block_is_a_bind_error_and_the_channel_stays_disabled() {
     assert!(refused(), "USERD's target");
     rig.write(0x80_0000, 0);
     assert!(refused(), "not bound");
-    rig.write(0x80_0000, 1 << 31 | 1 << 28);
+    rig.write(0x80_0000, (1 << 31) | (1 << 28));
     assert!(refused(), "target 1");
-    rig.write(0x80_0000, 1 << 31 | 0xfff_ffff);
+    rig.write(0x80_0000, (1 << 31) | 0xfff_ffff);
     assert!(refused(), "outside memory");
 }
 

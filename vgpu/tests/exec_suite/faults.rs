@@ -12,7 +12,7 @@ const R: u64 = DATA + (1 << 30);
 const B: u64 = DATA + (2 << 30);
 const PAGES: u64 = 40;
 /// ACK GLOBALLY and SYS_MEMBAR of an invalidate.
-const ACKED: u32 = 1 << 7 | 1 << 6;
+const ACKED: u32 = (1 << 7) | (1 << 6);
 
 /// Pages that exist but are mapped only when they fault.
 struct Lazy<'a> {

@@ -34,7 +34,7 @@ fn word(random: &mut fastrand::Rng) -> u32 {
                 OPS[random.usize(..OPS.len())],
                 METHODS[random.usize(..METHODS.len())],
             );
-            op << 29 | random.u32(..12) << 16 | 1 << 13 | method >> 2
+            (op << 29) | (random.u32(..12) << 16) | (1 << 13) | (method >> 2)
         }
     }
 }

@@ -111,7 +111,7 @@ impl Rig {
         for (stride, buffer) in [0, FAULT_STRIDE].into_iter().zip(self.buffers) {
             self.write(FAULT_LO + stride, buffer.addr as u32 | 1);
             self.write(FAULT_HI + stride, 0);
-            self.write(FAULT_SIZE + stride, 1 << 31 | 4096);
+            self.write(FAULT_SIZE + stride, (1 << 31) | 4096);
         }
     }
 
@@ -164,7 +164,7 @@ impl Rig {
     /// VALID, aperture VID.
     pub(crate) fn map_page(&self, va: u64, page: PhysAddr) {
         self.memory
-            .write_u64(self.pte(va), page.addr >> 4 | 1)
+            .write_u64(self.pte(va), (page.addr >> 4) | 1)
             .unwrap();
     }
 
@@ -177,11 +177,11 @@ impl Rig {
     fn pte(&self, va: u64) -> PhysAddr {
         let mut table = self.root;
         for shift in [47, 38, 29] {
-            let index = va >> shift & if shift == 47 { 3 } else { 0x1ff };
+            let index = (va >> shift) & if shift == 47 { 3 } else { 0x1ff };
             table = self.table(table.offset(8 * index));
         }
-        let small = table.offset(16 * (va >> 21 & 0xff) + 8);
-        self.table(small).offset(8 * (va >> 12 & 0x1ff))
+        let small = table.offset(16 * ((va >> 21) & 0xff) + 8);
+        self.table(small).offset(8 * ((va >> 12) & 0x1ff))
     }
 
     /// The table that the entry at `entry` points to (PDE aperture 1 is VID), made if there is none.
@@ -192,15 +192,15 @@ impl Rig {
         }
         let table = self.alloc(PAGE);
         self.memory
-            .write_u64(entry, table.addr >> 4 | 1 << 1)
+            .write_u64(entry, (table.addr >> 4) | (1 << 1))
             .unwrap();
         table
     }
 
     /// Triggers an invalidate of everything, with the given other bits, and waits until it is done.
     pub(crate) fn invalidate(&self, bits: u32) {
-        self.write(INVALIDATE, 1 << 31 | 0b11 | bits);
-        self.until("invalidate", || self.read(MMU_CTRL) >> 15 & 1 == 1);
+        self.write(INVALIDATE, (1 << 31) | 0b11 | bits);
+        self.until("invalidate", || (self.read(MMU_CTRL) >> 15) & 1 == 1);
     }
 
     /// Takes the packets that are in a fault buffer.
@@ -215,10 +215,10 @@ impl Rig {
             self.until("VALID", || word(7) >> 31 == 1);
             let info = word(7);
             packets.push(Packet {
-                va: u64::from(word(3)) << 32 | u64::from(word(2) & !0xfff),
+                va: (u64::from(word(3)) << 32) | u64::from(word(2) & !0xfff),
                 kind: info & 0x1f,
-                access: info >> 16 & 0xf,
-                hub: info >> 20 & 1 == 1,
+                access: (info >> 16) & 0xf,
+                hub: (info >> 20) & 1 == 1,
             });
             self.memory.write_u32(at.offset(28), 0).unwrap();
             get = (get + 1) % 4096;
@@ -265,10 +265,13 @@ impl Rig {
             (0x048, rings as u32),
             (
                 0x04c,
-                (rings >> 32) as u32 | GP_ENTRIES.trailing_zeros() << 16,
+                (rings >> 32) as u32 | (GP_ENTRIES.trailing_zeros() << 16),
             ),
             // VER2 page tables, 64 KiB big pages, replay of SM faults.
-            (0x200, self.root.addr as u32 | 1 << 10 | 1 << 11 | 1 << 4),
+            (
+                0x200,
+                self.root.addr as u32 | (1 << 10) | (1 << 11) | (1 << 4),
+            ),
         ];
         for (offset, word) in words {
             self.memory.write_u32(inst.offset(offset), word).unwrap();
@@ -337,7 +340,7 @@ impl Channel<'_> {
         self.write_control(ENABLE_CLR);
         self.rig.write(PREEMPT, self.id);
         self.rig
-            .until("preempt", || self.rig.read(PREEMPT) >> 20 & 1 == 0);
+            .until("preempt", || (self.rig.read(PREEMPT) >> 20) & 1 == 0);
     }
 
     /// The GPU virtual address of the semaphore page.
@@ -376,7 +379,7 @@ impl Channel<'_> {
         };
         self.rig.memory.write(self.push.offset(at), &bytes).unwrap();
         let va = self.rings + PAGE + at;
-        self.raw_entry(va | (words.len() as u64) << 42);
+        self.raw_entry(va | ((words.len() as u64) << 42));
     }
 
     /// Appends a release that waits for the launches before it, and returns its payload.
@@ -410,7 +413,7 @@ pub(crate) const RELEASE_WFI: u32 = 1 << 20;
 
 /// Methods from `first` on, INC.
 pub(crate) fn methods(subchannel: u32, first: u32, data: &[u32]) -> Vec<u32> {
-    let header = 1 << 29 | (data.len() as u32) << 16 | subchannel << 13 | first >> 2;
+    let header = (1 << 29) | ((data.len() as u32) << 16) | (subchannel << 13) | (first >> 2);
     std::iter::once(header)
         .chain(data.iter().copied())
         .collect()
@@ -482,7 +485,11 @@ impl Launch {
         let mut words = methods(1, 0, &[0xfec0]);
         words.extend(methods(1, 0x200, &operands));
         words.extend(methods(1, 0x230, &rest));
-        words.extend(methods(1, 0x300, &[self.op | self.size << 8 | self.flags]));
+        words.extend(methods(
+            1,
+            0x300,
+            &[self.op | (self.size << 8) | self.flags],
+        ));
         words
     }
 }
