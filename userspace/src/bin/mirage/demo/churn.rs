@@ -54,6 +54,7 @@ pub(crate) struct Churn<'a> {
     table: &'a Table,
     channels: [Channel; 2],
     seed: u64,
+    walks: AtomicU64,
     over: AtomicBool,
     counts: Counts,
 }
@@ -68,8 +69,17 @@ struct Counts {
     discarded: AtomicU64,
 }
 
-/// One round of a kind of trouble.
-type Trouble<'a> = fn(&Churn<'a>, &mut Rng) -> Outcome<()>;
+/// A kind of trouble.
+#[derive(Clone, Copy)]
+struct Trouble<'a> {
+    /// Makes it once.
+    round: fn(&Churn<'a>, &mut Rng) -> Outcome<()>,
+    /// Rounds for each walk of the GPU.
+    per_walk: u64,
+    /// Milliseconds before each round.
+    pause: u64,
+}
+
 type Threads<'scope> = Vec<ScopedJoinHandle<'scope, Result<(), String>>>;
 
 impl<'a> Churn<'a> {
@@ -79,6 +89,7 @@ impl<'a> Churn<'a> {
             table,
             channels,
             seed,
+            walks: AtomicU64::new(0),
             over: AtomicBool::new(false),
             counts: Counts::default(),
         })
@@ -86,24 +97,46 @@ impl<'a> Churn<'a> {
 
     /// Starts one thread for each kind of trouble.
     pub(crate) fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Threads<'scope> {
-        let kinds: [(Trouble<'a>, u64); 5] = [
-            (Self::fork, 300),
-            (Self::exchange_heads, 5),
-            (Self::reprotect_nodes, 5),
-            (Self::buffer, 20),
-            (Self::scratch, 20),
+        let all = [
+            Trouble {
+                round: Self::fork,
+                per_walk: 1,
+                pause: 100,
+            },
+            Trouble {
+                round: Self::exchange_heads,
+                per_walk: 32,
+                pause: 5,
+            },
+            Trouble {
+                round: Self::reprotect_nodes,
+                per_walk: 32,
+                pause: 5,
+            },
+            Trouble {
+                round: Self::buffer,
+                per_walk: 4,
+                pause: 10,
+            },
+            Trouble {
+                round: Self::scratch,
+                per_walk: 4,
+                pause: 10,
+            },
         ];
-        let start = |(i, (trouble, pause)): (usize, (Trouble<'a>, u64))| {
-            let mut rng = Rng::with_seed(self.seed.wrapping_add(i as u64 + 1));
+        let start = |(i, trouble): (usize, Trouble<'a>)| {
+            let rng = Rng::with_seed(self.seed.wrapping_add(i as u64 + 1));
             scope.spawn(move || {
-                while !self.over.load(Ordering::Relaxed) {
-                    trouble(self, &mut rng).map_err(|error| error.to_string())?;
-                    std::thread::sleep(Duration::from_millis(pause));
-                }
-                Ok(())
+                self.trouble(&trouble, rng)
+                    .map_err(|error| error.to_string())
             })
         };
-        kinds.into_iter().enumerate().map(start).collect()
+        all.into_iter().enumerate().map(start).collect()
+    }
+
+    /// Lets every thread do its share for one more walk.
+    pub(crate) fn next_walk(&self) {
+        self.walks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends the threads and tells what they did.
@@ -123,6 +156,19 @@ impl<'a> Churn<'a> {
             buffers: read(&self.counts.buffers),
             discarded: read(&self.counts.discarded),
         })
+    }
+
+    /// One thread: a bounded number of rounds for each walk, so that a slow machine has less to do at a time, not more.
+    fn trouble(&self, trouble: &Trouble<'a>, mut rng: Rng) -> Outcome<()> {
+        let mut rounds = 0;
+        while !self.over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(trouble.pause));
+            if rounds < trouble.per_walk * self.walks.load(Ordering::Relaxed) {
+                (trouble.round)(self, &mut rng)?;
+                rounds += 1;
+            }
+        }
+        Ok(())
     }
 
     /// A child has the table as it was at the fork: the GPU's further writes must not reach it.

@@ -24,7 +24,7 @@ use table::Table;
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Only a GPU that hangs takes so long.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Nothing is mapped there in any process.
 const BAD_POINTER: GpuPtr = GpuPtr::new(0x0bad_0bad_0000);
 
@@ -34,9 +34,9 @@ pub(crate) struct Arguments {
     /// Nodes of the table.
     #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
     nodes: u32,
-    /// Walks go on for so many seconds, and at least three times.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3600))]
-    seconds: u64,
+    /// Walks of the GPU over the table.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    walks: u64,
     /// What all random choices start from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -54,17 +54,17 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome<()> {
         grouped(table.heads().len() as u64),
         start.elapsed().as_secs_f32()
     );
-    println!("The GPU gets a bare pointer to it: {:p}. It walks and updates the table, while CPU threads", table.heads());
+    println!("The GPU gets a bare pointer to it: {:p}. It walks and updates the table, while CPU threads", table.heads().as_ptr());
     println!("mmap, munmap, mremap, mprotect, madvise and fork around it.\n");
 
     let before = gpu.counters()?;
     let start = Instant::now();
-    let (walks, done) = walk_under_churn(&svm, &table, arguments)?;
+    let done = walk_under_churn(&svm, &table, arguments)?;
     let walked = start.elapsed();
     let counted = gpu.counters()?.since(&before);
     let start = Instant::now();
-    table.check(walks)?;
-    show::rows(&happened(&table, walks, done, &counted), walked);
+    table.check(arguments.walks)?;
+    show::rows(&happened(&table, arguments.walks, done, &counted), walked);
     println!(
         "The CPU looked at every node: {} values, each of them right ({:.1} s). Pinned: {}. Locked: {}.",
         grouped(arguments.nodes.into()),
@@ -74,28 +74,21 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome<()> {
     );
     println!("No special allocator, no copy, no pinning.\n");
 
-    bad_pointer(&svm, &table)?;
-    table.check(walks + 1)
+    bad_pointer(&svm, &table, arguments.walks)?;
+    table.check(arguments.walks + 1)
 }
 
-/// Walks until the time is over, with the CPU's threads around it. Returns how often, and what the threads did.
-fn walk_under_churn(svm: &Svm, table: &Table, arguments: &Arguments) -> Outcome<(u64, Done)> {
+/// Walks with the CPU's threads around it. Returns what the threads did.
+fn walk_under_churn(svm: &Svm, table: &Table, arguments: &Arguments) -> Outcome<Done> {
     let (channel, churn) = (svm.channel()?, Churn::new(svm, table, arguments.seed)?);
-    let end = Instant::now() + Duration::from_secs(arguments.seconds);
     std::thread::scope(|scope| {
         let threads = churn.start(scope);
-        let mut walks = 0;
-        let outcome = loop {
-            if let Err(error) = walk(svm, &channel, table, walks) {
-                break Err(error);
-            }
-            walks += 1;
-            if walks >= 3 && Instant::now() > end {
-                break Ok(walks);
-            }
-        };
+        let outcome = (0..arguments.walks).try_for_each(|walks| {
+            churn.next_walk();
+            walk(svm, &channel, table, walks)
+        });
         let done = churn.stop(threads);
-        Ok((outcome?, done?))
+        outcome.and(done)
     })
 }
 
@@ -141,6 +134,7 @@ fn happened(table: &Table, walks: u64, done: Done, counted: &Counters) -> Vec<Ro
         row("retries: memory changed under a fault", "retries"),
         row("invalidations of what the GPU had mapped", "invalidations"),
         row("  4 KiB pages taken from the GPU", "invalidated_pages"),
+        row("read-only pages made writable", "upgrades"),
         row("2 MiB mappings made", "leaves_2m"),
         row("64 KiB mappings made", "leaves_64k"),
         row("4 KiB mappings made", "leaves_4k"),
@@ -151,7 +145,7 @@ fn happened(table: &Table, walks: u64, done: Done, counted: &Counters) -> Vec<Ro
 }
 
 /// Gives the GPU a pointer to nothing, shows the report, and walks the table once more on another channel.
-fn bad_pointer(svm: &Svm, table: &Table) -> Outcome<()> {
+fn bad_pointer(svm: &Svm, table: &Table, walks: u64) -> Outcome<()> {
     println!("Now a bad pointer on purpose, {BAD_POINTER:?}:");
     let (channel, other) = (svm.channel()?, svm.channel()?);
     let job = channel.launch(Load::<u64>::new(BAD_POINTER.into()), lanes(1))?;
@@ -174,7 +168,7 @@ fn bad_pointer(svm: &Svm, table: &Table) -> Outcome<()> {
     {
         return Err(format!("the report is wrong: {report:?}").into());
     }
-    walk(svm, &other, table, table.walks_of_first_node())?;
+    walk(svm, &other, table, walks)?;
     println!("  The program lives, and another channel walked the table once more.");
     Ok(())
 }

@@ -26,10 +26,10 @@ pub(crate) fn rows(rows: &[Row], time: Duration) {
     for row in rows {
         match row {
             Row::Title(title) => println!("{title}"),
-            Row::Count(what, count) => println!("  {what:<44}{:>14}", grouped(*count)),
+            Row::Count(what, count) => println!("  {what:<50}{:>14}", grouped(*count)),
         }
     }
-    println!("Time{:>56.1} s\n", time.as_secs_f32());
+    println!("Time{:>60.1} s\n", time.as_secs_f32());
 }
 
 /// A number with its thousands apart.

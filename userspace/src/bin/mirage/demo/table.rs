@@ -78,12 +78,6 @@ impl Table {
         self.chain(rng.usize(..CHAINS)).nth(rng.usize(..16))
     }
 
-    /// How often the first node was walked over.
-    pub(crate) fn walks_of_first_node(&self) -> u64 {
-        let first = (0..CHAINS).find_map(|chain| self.chain(chain).next());
-        first.map_or(0, |node| node.value().wrapping_sub(node.key))
-    }
-
     /// Looks at every node: each must have been added to `walks` times, and none may be missing.
     pub(crate) fn check(&self, walks: u64) -> Outcome<()> {
         let mut count = 0;
