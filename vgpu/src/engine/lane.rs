@@ -264,16 +264,13 @@ impl Lane {
     fn fill(&mut self, launch: &Launch, memory: &mut Memory<'_, '_>) -> Result<(), Stop> {
         let to = memory.translate(launch.a(self.number, self.done), Access::Write)?;
         let bytes = self.piece(launch, to.bytes);
-        // SPAN is a multiple of every element, but a piece may end anywhere: start inside the element.
+        // A piece may start and end anywhere in an element.
         let start = (self.done % launch.size as u64) as usize;
         let element = launch.value(self.number).to_le_bytes();
         let Some(pattern) = memory.scratch.first.get_mut(..start + bytes) else {
             return Ok(());
         };
-        for chunk in pattern.chunks_mut(launch.size) {
-            let length = chunk.len();
-            chunk.copy_from_slice(element.get(..length).unwrap_or_default());
-        }
+        repeat(element.get(..launch.size).unwrap_or(&element), pattern);
         memory
             .window
             .store(to, pattern.get(start..).unwrap_or_default());
@@ -334,6 +331,19 @@ impl Lane {
             None => {}
         }
         Ok(())
+    }
+}
+
+/// Fills a buffer with an element, over and over, doubling what is there.
+fn repeat(element: &[u8], out: &mut [u8]) {
+    for (byte, value) in out.iter_mut().zip(element) {
+        *byte = *value;
+    }
+    let mut filled = element.len();
+    while filled < out.len() {
+        let more = filled.min(out.len() - filled);
+        out.copy_within(..more, filled);
+        filled += more;
     }
 }
 
