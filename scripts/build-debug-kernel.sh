@@ -52,6 +52,10 @@ build() {
 	touch "$dir/complete"
 }
 
+if [ "${1:-}" = --check-config ]; then
+	check_config "$2"
+	exit
+fi
 mkdir -p "$MIRAGE_CACHE/kernel"
 src=$("$MIRAGE_SRC/scripts/kernel-source.sh" "$series")
 version=${src##*/linux-}

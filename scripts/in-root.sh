@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # in-root.sh [--bind PATH]... [--dir DIR] CMD...: runs CMD in the builder root, in a mount namespace of its own: nothing stays
 # mounted, however it ends. Checkout, cache, /tmp and each PATH are visible where they are on the host. A checkout whose
-# path has a space (kbuild cannot take that) is at /mirage as well; MIRAGE_SRC says where. CMD keeps this process's id.
+# path has a space (kbuild cannot take that) is in the cache as well; MIRAGE_SRC says where. CMD keeps this process's id.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -77,7 +77,7 @@ fi
 
 root=$("$MIRAGE_SRC/scripts/builder-root.sh")
 MIRAGE_SRC_INSIDE=$MIRAGE_SRC
-case $MIRAGE_SRC in *[[:space:]]*) MIRAGE_SRC_INSIDE=/mirage ;; esac
+case $MIRAGE_SRC in *[[:space:]]*) MIRAGE_SRC_INSIDE=$MIRAGE_STATE/source ;; esac
 export MIRAGE_SRC_INSIDE
 mkdir -p "$MIRAGE_CACHE/cargo"
 if [ "$root" = / ] && [ "$(id -u)" != 0 ]; then
