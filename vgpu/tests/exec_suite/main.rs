@@ -5,5 +5,6 @@ mod channels;
 mod errors;
 mod faults;
 mod operations;
+mod push;
 mod random;
 mod rig;
