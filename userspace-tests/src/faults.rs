@@ -5,22 +5,26 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use mirage::{
-    lanes, Access, Atomic, Error, GpuPtr, Load, PushBuffer, Reason, Store, Subchannel, COMPUTE,
+    lanes, Access, Atomic, Error, Fill, GpuPtr, Load, PushBuffer, Reason, Store, Subchannel,
+    COMPUTE,
 };
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 use nix::time::{clock_gettime, ClockId};
 
+use crate::channels::still_works;
 use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::guest_tests;
 use crate::region::{Region, PAGE};
+use crate::sys::fork;
 
 guest_tests![
     a_storm_of_100_000_faults_is_served in 600,
     lanes_that_fault_on_one_page_are_all_served,
     a_bad_pointer_is_reported_with_address_access_and_reason,
     addresses_that_no_process_has_are_refused,
-    the_range_left_to_the_driver_is_refused,
+    where_the_driver_has_nothing_its_range_is_refused,
+    a_process_that_overwrites_its_rings_harms_nobody_else,
     a_bad_pointer_stops_its_channel_and_no_other,
     work_behind_a_bad_pointer_is_abandoned,
     a_report_tells_when_it_happened,
@@ -109,19 +113,39 @@ fn addresses_that_no_process_has_are_refused() -> Result<()> {
     Ok(())
 }
 
-fn the_range_left_to_the_driver_is_refused() -> Result<()> {
+fn where_the_driver_has_nothing_its_range_is_refused() -> Result<()> {
     let mirror = Mirror::new()?;
     let (start, size) = mirror.svm.unmanaged();
-    for addr in [
-        start,
-        (start + size / 2) & !0xfff,
-        start + size - PAGE as u64,
-    ] {
-        let report = mirror.refused(Store::new(GpuPtr::new(addr).into(), 1_u64), lanes(1))?;
-        ensure_eq!((report.addr, report.access), (addr, Access::Write));
-    }
-    // The driver's own rings were not written over: its channels still work.
-    lanes_that_fault_on_one_page_are_all_served()
+    let last = GpuPtr::new(start + size - PAGE as u64);
+    let report = mirror.refused(Store::new(last.into(), 1_u64), lanes(1))?;
+    ensure_report(&report, last, Access::Write, Reason::Unmanaged)
+}
+
+/// The rings of a process are mapped in its own GPU address space; writing there harms nobody but itself.
+fn a_process_that_overwrites_its_rings_harms_nobody_else() -> Result<()> {
+    let witness = Mirror::new()?;
+    let child = fork(|| {
+        let mirror = Mirror::new()?;
+        let (start, size) = mirror.svm.unmanaged();
+        let channels = (0..4)
+            .map(|_| mirror.svm.channel())
+            .collect::<mirage::Result<Vec<_>>>()?;
+        for channel in channels.iter().chain([&mirror.channel]) {
+            let garbage = Fill::new(
+                GpuPtr::new(start).into(),
+                0xdead_beef_dead_beef_u64,
+                size.min(1 << 20),
+            );
+            // It may be refused, stopped, or believe anything about when it ends.
+            let _ = channel
+                .launch(garbage, lanes(1))
+                .map(|job| job.wait(Duration::from_millis(300)));
+        }
+        Ok(())
+    })?;
+    child.join()?;
+    still_works(&witness)?;
+    still_works(&Mirror::new()?)
 }
 
 fn a_bad_pointer_stops_its_channel_and_no_other() -> Result<()> {
@@ -206,6 +230,11 @@ fn reports_beyond_the_queue_are_counted() -> Result<()> {
     Ok(())
 }
 
+const SET_LANES: u16 = 0x023c;
+const LAUNCH: u16 = 0x0300;
+/// Operation of LAUNCH.
+const LOAD: u32 = 2;
+
 /// A push buffer of one method with one word.
 fn method(subchannel: Subchannel, method: u16, data: u32) -> PushBuffer {
     let mut push = PushBuffer::for_class(0xfec0);
@@ -217,13 +246,15 @@ fn a_bad_method_stops_its_channel_and_is_reported() -> Result<()> {
     let mirror = Mirror::new()?;
     let mut undecodable = PushBuffer::new();
     undecodable.raw(0xc001_0000).raw(0);
+    let mut no_lanes = method(COMPUTE, SET_LANES, 0);
+    no_lanes.methods(COMPUTE, LAUNCH, &[LOAD]);
     let bad = [
         ("a class that does not exist", PushBuffer::for_class(0x1234)),
         ("a method that does not exist", method(COMPUTE, 0x0ffc, 1)),
-        ("no lanes", method(COMPUTE, 0x023c, 0)),
+        ("no lanes", no_lanes),
         (
             "an operation that does not exist",
-            method(COMPUTE, 0x0300, 15),
+            method(COMPUTE, LAUNCH, 15),
         ),
         (
             "a TLB invalidation, which is privileged",
@@ -246,7 +277,7 @@ fn a_bad_method_stops_its_channel_and_is_reported() -> Result<()> {
     }
     let misaligned = mirror.refused(Store::new(GpuPtr::new(0x1001).into(), 1_u64), lanes(1))?;
     ensure_eq!(misaligned.reason, Reason::Method);
-    lanes_that_fault_on_one_page_are_all_served()
+    still_works(&mirror)
 }
 
 /// Rings and host semaphores cannot fault and wait; a program that points them astray loses its channel only.
@@ -259,5 +290,5 @@ fn a_host_access_to_unmapped_memory_stops_its_channel() -> Result<()> {
     let channel = mirror.svm.channel()?;
     let job = channel.submit(&push)?;
     mirror.stopped(&channel, &job)?;
-    lanes_that_fault_on_one_page_are_all_served()
+    still_works(&mirror)
 }

@@ -18,6 +18,7 @@ guest_tests![
     a_page_that_goes_leaves_the_rest_of_its_leaf_mapped,
     a_launch_over_mapped_pages_does_not_fault,
     an_invalidation_of_what_the_gpu_never_saw_costs_no_tlb_operation,
+    the_first_touch_of_a_page_brings_in_that_page_only,
     a_read_only_leaf_becomes_writable_by_one_fault,
     a_huge_mapping_starting_in_the_middle_gets_small_leaves,
 ];
@@ -159,9 +160,10 @@ fn a_launch_over_mapped_pages_does_not_fault() -> Result<()> {
 }
 
 fn an_invalidation_of_what_the_gpu_never_saw_costs_no_tlb_operation() -> Result<()> {
-    let (mirror, region) = (Mirror::new()?, small_pages(64 * PAGE)?);
-    // The GPU has the first page, so the driver listens to this neighbourhood.
+    let (mirror, region) = (Mirror::new()?, Region::huge_aligned(64 * PAGE)?);
+    // The GPU has the first page, so the driver listens to this neighbourhood. The CPU has the others since.
     mirror.run(Store::new(region.lanes(0, 0), 1_u64), lanes(1))?;
+    region.fill(32 * PAGE..64 * PAGE, 1);
     let work = during(&mirror, || {
         region.advise(32 * PAGE..64 * PAGE, MmapAdvise::MADV_DONTNEED)
     })?;
@@ -169,6 +171,20 @@ fn an_invalidation_of_what_the_gpu_never_saw_costs_no_tlb_operation() -> Result<
         (work.get("invalidations"), work.get("tlb_operations")),
         (0, 0)
     );
+    ensure!(
+        work.get("empty_invalidations") > 0,
+        "the driver did not hear of it: {work:?}"
+    );
+    Ok(())
+}
+
+fn the_first_touch_of_a_page_brings_in_that_page_only() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::huge_aligned(HUGE)?);
+    let _ = region.advise(0..HUGE, MmapAdvise::MADV_NOHUGEPAGE);
+    mirror.run(Store::new(region.lanes(7 * PAGE, 0), 1_u64), lanes(1))?;
+    ensure_eq!(region.resident()?, 1);
+    mirror.run(Store::new(region.lanes(300 * PAGE, PAGE), 1_u64), lanes(5))?;
+    ensure_eq!(region.resident()?, 6);
     Ok(())
 }
 

@@ -198,6 +198,15 @@ impl Region {
         let _ = unsafe { libc::madvise(self.addr.as_ptr(), self.len, libc::MADV_COLLAPSE) };
     }
 
+    /// How many pages are there.
+    pub(crate) fn resident(&self) -> Result<usize> {
+        let mut pages = vec![0_u8; self.pages()];
+        // SAFETY: the kernel writes one byte for each page of the region, and `pages` has as many.
+        Errno::result(unsafe { libc::mincore(self.addr.as_ptr(), self.len, pages.as_mut_ptr()) })
+            .context("mincore")?;
+        Ok(pages.iter().filter(|&&page| page & 1 != 0).count())
+    }
+
     pub(crate) fn lock(&self) -> Result<()> {
         // SAFETY: the range is ours; locking changes no contents.
         unsafe { mlock(self.addr, self.len) }.context("mlock")
