@@ -114,7 +114,12 @@ impl MirageFile {
         file: &File,
     ) -> Result<u32> {
         let param = param(args.param)?;
-        args.value = file.inner().gpu.param(param);
+        let gpu = &file.inner().gpu;
+        // Unbind says this before it ends work: whoever saw a fence fail for that sees no ioctl succeed any more.
+        if gpu.is_lost() {
+            return Err(ENODEV);
+        }
+        args.value = gpu.param(param);
         Ok(0)
     }
 
