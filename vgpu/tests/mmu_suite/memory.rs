@@ -105,7 +105,7 @@ impl Memory {
         std::mem::take(&mut self.contents.lock().unwrap().writes)
     }
 
-    /// Holds up whoever reads the qword at `at` from now on.
+    /// Holds up whoever reads the qword at `at` from now on, with what it has read.
     pub(crate) fn close_gate(&self, at: PhysAddr) {
         self.gate.lock().unwrap().closed = Some(at);
     }
@@ -157,9 +157,9 @@ impl Bus for Memory {
     }
 
     fn read_u64(&self, at: PhysAddr) -> Result<u64, BusError> {
-        self.pass_gate(at);
         let mut bytes = [0; 8];
         self.read(at, &mut bytes)?;
+        self.pass_gate(at);
         Ok(u64::from_le_bytes(bytes))
     }
 

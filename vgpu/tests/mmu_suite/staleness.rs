@@ -313,6 +313,26 @@ fn hubtlb_only_leaves_the_tlbs_of_gpcs() {
 }
 
 #[test]
+fn a_walk_that_an_invalidate_overtook_is_not_cached() {
+    let rig = Rig::new();
+    let tables = Tables::new(&rig.memory, 0x10_0000);
+    tables.map(VA, pte(OLD));
+    let space = rig.space(0, tables.root);
+    let mut sm = rig.sm(0);
+    rig.memory.close_gate(tables.entry(VA, Level::Pte));
+    std::thread::scope(|scope| {
+        let walking = scope.spawn(|| reaches(&mut sm, &space, VA));
+        rig.memory.wait_for_reader();
+        tables.map(VA, 0);
+        rig.invalidate(ALL);
+        rig.memory.open_gate();
+        assert_eq!(walking.join().unwrap(), Ok(OLD), "it had read the entry");
+    });
+    assert_eq!(reaches(&mut sm, &space, VA), Err(FaultType::Pte));
+    assert_eq!(reaches(&mut rig.sm(1), &space, VA), Err(FaultType::Pte));
+}
+
+#[test]
 fn a_unit_that_slept_through_many_invalidates_has_missed_none() {
     let rig = Rig::new();
     let tables = Tables::new(&rig.memory, 0x10_0000);
