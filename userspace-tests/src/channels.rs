@@ -10,9 +10,9 @@ use mirage::{lanes, Atomic, Channel, CopyBytes, Error, PushBuffer, Store};
 use nix::errno::Errno;
 use nix::unistd::close;
 
+use crate::exec::exec_once;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, wait_until};
-use crate::ioctls::exec_once;
 use crate::region::{Region, PAGE, WORD};
 use crate::sys;
 

@@ -2,19 +2,18 @@
 //! What the driver refuses: flags, padding, alignment, ranges and handles that make no sense.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{ensure, Context, Result};
 use bytemuck::{bytes_of_mut, Pod};
 use mirage::uapi::{
     ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Param, SvmInit, DRM_IOCTL_BASE,
 };
-use mirage::{Channel, Gpu};
+use mirage::Gpu;
 use nix::errno::Errno;
 
 use crate::fixture::{ensure_eq, Mirror};
 use crate::harness::guest_tests;
-use crate::region::{Region, PAGE};
 use crate::sys;
 
 guest_tests![
@@ -24,12 +23,10 @@ guest_tests![
     a_range_that_the_driver_cannot_use_is_invalid,
     unknown_flags_and_padding_are_invalid,
     without_svm_init_there_is_nothing_to_use,
-    a_push_buffer_of_an_odd_or_excessive_size_is_invalid,
-    a_push_buffer_that_cannot_be_read_is_a_fault,
-    handles_that_were_never_given_out_are_unknown,
-    channels_of_another_file_are_unknown,
     no_report_is_no_data,
     a_forked_child_may_not_use_the_file_of_its_parent,
+    syncobjs_and_timelines_are_advertised,
+    fdinfo_names_the_driver,
 ];
 
 /// Request code as the header has it for an argument of `size` bytes.
@@ -37,7 +34,7 @@ pub(crate) fn request(nr: u8, size: usize) -> u64 {
     nix::request_code_readwrite!(DRM_IOCTL_BASE, nr, size)
 }
 
-fn call<T: Pod>(fd: BorrowedFd<'_>, id: IoctlId, mut argument: T) -> nix::Result<T> {
+pub(crate) fn call<T: Pod>(fd: BorrowedFd<'_>, id: IoctlId, mut argument: T) -> nix::Result<T> {
     sys::ioctl(
         fd,
         request(id.nr(), size_of::<T>()),
@@ -46,12 +43,7 @@ fn call<T: Pod>(fd: BorrowedFd<'_>, id: IoctlId, mut argument: T) -> nix::Result
     Ok(argument)
 }
 
-/// EXEC without a fence, once: a signal is not hidden.
-pub(crate) fn exec_once(gpu: &Gpu, channel: &Channel, push: &[u32]) -> nix::Result<()> {
-    call(gpu.as_fd(), IoctlId::Exec, exec(push, channel.handle())).map(drop)
-}
-
-fn exec(push: &[u32], channel: u32) -> Exec {
+pub(crate) fn exec(push: &[u32], channel: u32) -> Exec {
     let push_size = size_of_val(push) as u32;
     Exec {
         push_ptr: push.as_ptr().expose_provenance() as u64,
@@ -240,107 +232,33 @@ fn without_svm_init_there_is_nothing_to_use() -> Result<()> {
     Ok(())
 }
 
-fn a_push_buffer_of_an_odd_or_excessive_size_is_invalid() -> Result<()> {
-    let mirror = Mirror::new()?;
-    let max = mirror.gpu.param(Param::PushMax)? as u32;
-    let push = vec![0_u32; max as usize / 4 + 1];
-    for push_size in [
-        0,
-        1,
-        2,
-        3,
-        5,
-        max - 1,
-        max + 1,
-        max + 4,
-        u32::MAX,
-        u32::MAX - 3,
-    ] {
-        let exec = Exec {
-            push_size,
-            ..exec(&push, mirror.channel.handle())
-        };
-        let outcome = call(mirror.gpu.as_fd(), IoctlId::Exec, exec);
+fn syncobjs_and_timelines_are_advertised() -> Result<()> {
+    const GET_CAP: u8 = 0x0c;
+    const CAP_SYNCOBJ: u64 = 0x13;
+    const CAP_SYNCOBJ_TIMELINE: u64 = 0x14;
+    for capability in [CAP_SYNCOBJ, CAP_SYNCOBJ_TIMELINE] {
+        let mut argument = [capability, 0];
+        sys::ioctl(
+            Gpu::open()?.as_fd(),
+            request(GET_CAP, 16),
+            bytemuck::cast_slice_mut(&mut argument),
+        )?;
         ensure!(
-            outcome.err() == Some(Errno::EINVAL),
-            "{push_size} bytes: {outcome:?}"
+            argument == [capability, 1],
+            "capability {capability:#x} is {}",
+            argument[1]
         );
     }
     Ok(())
 }
 
-fn a_push_buffer_that_cannot_be_read_is_a_fault() -> Result<()> {
-    let (mirror, mut region) = (Mirror::new()?, Region::anonymous(2 * PAGE)?);
-    region.unmap(PAGE..2 * PAGE)?;
-    let half = region.at(PAGE - 8).addr();
-    for push_ptr in [0, 8, half, u64::MAX - 7, 0xffff_8880_0000_0000] {
-        let exec = Exec {
-            push_ptr,
-            push_size: 16,
-            ..exec(&[], mirror.channel.handle())
-        };
-        let outcome = call(mirror.gpu.as_fd(), IoctlId::Exec, exec);
-        ensure!(
-            outcome.err() == Some(Errno::EFAULT),
-            "push buffer at {push_ptr:#x}: {outcome:?}"
-        );
-    }
-    crate::channels::still_works(&mirror)
-}
-
-fn handles_that_were_never_given_out_are_unknown() -> Result<()> {
-    let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
-    let (fd, known) = (mirror.gpu.as_fd(), mirror.channel.handle());
-    for channel in [known + 1, known + 63, u32::MAX, 1 << 31] {
-        ensure_eq!(
-            call(fd, IoctlId::Exec, exec(&push, channel)).err(),
-            Some(Errno::ENOENT)
-        );
-        ensure_eq!(
-            call(fd, IoctlId::ChannelFree, ChannelFree { channel, pad: 0 }).err(),
-            Some(Errno::ENOENT)
-        );
-    }
-    let exec = Exec {
-        out_sync: 12_345,
-        ..exec(&push, known)
-    };
-    ensure_eq!(call(fd, IoctlId::Exec, exec).err(), Some(Errno::ENOENT));
-    let freed = mirror.svm.channel()?;
-    let handle = ChannelFree {
-        channel: freed.handle(),
-        pad: 0,
-    };
-    call(fd, IoctlId::ChannelFree, handle)?;
-    ensure_eq!(
-        call(fd, IoctlId::ChannelFree, handle).err(),
-        Some(Errno::ENOENT)
-    );
-    crate::channels::still_works(&mirror)
-}
-
-fn channels_of_another_file_are_unknown() -> Result<()> {
-    let (first, second, push) = (Mirror::new()?, Mirror::new()?, [0_u32; 2]);
-    let spare: Vec<Channel> = (0..4)
-        .map(|_| first.svm.channel())
-        .collect::<mirage::Result<_>>()?;
-    let foreign = spare
-        .iter()
-        .map(Channel::handle)
-        .filter(|&handle| handle != second.channel.handle());
-    for channel in foreign {
-        ensure_eq!(
-            call(second.gpu.as_fd(), IoctlId::Exec, exec(&push, channel)).err(),
-            Some(Errno::ENOENT)
-        );
-        let free = call(
-            second.gpu.as_fd(),
-            IoctlId::ChannelFree,
-            ChannelFree { channel, pad: 0 },
-        );
-        ensure_eq!(free.err(), Some(Errno::ENOENT));
-    }
-    crate::channels::still_works(&first)
+fn fdinfo_names_the_driver() -> Result<()> {
+    let gpu = Gpu::open()?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", gpu.as_fd().as_raw_fd()))?;
+    let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+    let driver = lines.find_map(|(key, value)| (key == "drm-driver").then_some(value.trim()));
+    ensure_eq!(driver, Some("mirage"));
+    Ok(())
 }
 
 fn no_report_is_no_data() -> Result<()> {

@@ -12,6 +12,7 @@ mod arguments;
 mod channels;
 mod cow;
 mod device;
+mod exec;
 mod faults;
 mod fixture;
 mod harness;
@@ -29,6 +30,7 @@ mod sys;
 const ALL: &[&[Test]] = &[
     ioctls::TESTS,
     arguments::TESTS,
+    exec::TESTS,
     operations::TESTS,
     memory::TESTS,
     cow::TESTS,

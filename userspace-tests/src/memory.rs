@@ -171,11 +171,11 @@ fn hugetlb_pages_are_shared_with_the_gpu() -> Result<()> {
     let Ok(()) = std::fs::write("/proc/sys/vm/nr_hugepages", "4") else {
         return skip("no hugetlbfs");
     };
-    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB;
-    let outcome = match Region::map(2 * HUGE, flags) {
+    let try_both = |flags| match Region::map(2 * HUGE, flags | MapFlags::MAP_HUGETLB) {
         Ok(region) => exercise(&Mirror::new()?, &region),
         Err(error) => skip(format!("no huge pages to be had: {error:#}")),
     };
+    let outcome = try_both(MapFlags::MAP_PRIVATE).and_then(|()| try_both(MapFlags::MAP_SHARED));
     std::fs::write("/proc/sys/vm/nr_hugepages", "0")?;
     outcome
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Processes: several at once, and their sudden ends.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -20,6 +22,7 @@ use crate::sys::fork;
 guest_tests![
     two_processes_at_the_same_addresses_do_not_mix,
     a_process_may_exit_with_work_in_flight,
+    a_process_may_become_another_program_with_work_in_flight,
     a_process_may_be_killed_a_hundred_times_during_faults in 600,
     a_file_that_outlives_its_process_does_no_harm,
     memory_of_a_process_killed_for_want_of_memory_can_be_reaped in 300,
@@ -61,6 +64,25 @@ fn a_process_may_exit_with_work_in_flight() -> Result<()> {
         })?;
         child.join()?;
         ensure_eq!(started.load(0), round);
+    }
+    still_works(&Mirror::new()?)
+}
+
+/// execve takes the address space away first and closes the file later.
+fn a_process_may_become_another_program_with_work_in_flight() -> Result<()> {
+    for _ in 0..10 {
+        let child = fork(|| {
+            let (mirror, values) = (Mirror::new()?, Region::anonymous(64 * PAGE)?);
+            let spinner = Spinner::over(&values)?;
+            let _job = spinner.start(&mirror.channel)?;
+            spinner.wait_round(&values)?;
+            let error = Command::new("/proc/self/exe")
+                .arg("--list")
+                .stdout(Stdio::null())
+                .exec();
+            Err(error).context("execve")
+        })?;
+        child.join()?;
     }
     still_works(&Mirror::new()?)
 }

@@ -3,8 +3,8 @@
 
 use anyhow::{ensure, Context, Result};
 use fastrand::Rng;
-use mirage::{lanes, Access, Atomic, Load, Reason, Store};
-use nix::sys::mman::{MmapAdvise, ProtFlags};
+use mirage::{lanes, Access, Atomic, GpuPtr, Load, Reason, Store};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
 use crate::harness::guest_tests;
@@ -15,6 +15,8 @@ guest_tests![
     a_new_mapping_at_an_old_address_is_what_the_gpu_sees,
     a_moved_mapping_is_valid_at_its_new_address_only,
     around_a_hole_everything_stays_valid,
+    a_mapping_larger_than_any_table_goes_completely,
+    more_neighbourhoods_than_the_driver_keeps_can_be_used,
     a_mapping_that_becomes_writable_again_can_be_written,
     pages_given_back_read_as_zeros,
     a_freed_allocation_can_be_used_again_by_the_next,
@@ -83,6 +85,57 @@ fn around_a_hole_everything_stays_valid() -> Result<()> {
     );
     let report = mirror.refused(Store::new(hole.into(), 1_u64), lanes(1))?;
     ensure_report(&report, hole, Access::Write, Reason::NoVma)
+}
+
+/// Pages of a mapping with nothing between them, `stride` bytes apart.
+fn sparse(count: usize, stride: usize) -> Result<Region> {
+    let region = Region::map(
+        count * stride,
+        MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+    )?;
+    // A huge page for each would be too much; without huge pages there is nothing to switch off.
+    let _ = region.advise(0..region.len(), MmapAdvise::MADV_NOHUGEPAGE);
+    Ok(region)
+}
+
+/// One munmap over many page tables: not one of them may keep an entry.
+fn a_mapping_larger_than_any_table_goes_completely() -> Result<()> {
+    const COUNT: usize = 24;
+    const STRIDE: usize = 13 << 20;
+    let (mirror, mut region) = (Mirror::new()?, sparse(COUNT, STRIDE)?);
+    let spots: Vec<_> = (0..COUNT).map(|i| region.at(i * STRIDE)).collect();
+    mirror.run(
+        Store::new(region.lanes(0, STRIDE), 1_u64),
+        lanes(COUNT as u32),
+    )?;
+    region.unmap(0..COUNT * STRIDE)?;
+    for spot in spots {
+        let page = GpuPtr::new(spot.addr() & !0xfff);
+        let report = mirror.refused(Store::new(spot.into(), 2_u64), lanes(1))?;
+        ensure_report(&report, page, Access::Write, Reason::NoVma)?;
+    }
+    Ok(())
+}
+
+/// The driver watches a bounded number of neighbourhoods; it gives old ones up and takes them again.
+fn more_neighbourhoods_than_the_driver_keeps_can_be_used() -> Result<()> {
+    const COUNT: usize = 5000;
+    const STRIDE: usize = 32 << 20;
+    let (mirror, region) = (Mirror::new()?, sparse(COUNT, STRIDE)?);
+    let (all, before) = (lanes(COUNT as u32), mirror.counters()?);
+    mirror.run(
+        Store::new(region.lanes(0, STRIDE), 1000_u64).plus_lane(),
+        all,
+    )?;
+    mirror.run(Atomic::add(region.lanes(0, STRIDE), 1_u64), all)?;
+    let wrong = (0..COUNT).find(|&i| region.load(i * STRIDE) != 1001 + i as u64);
+    ensure_eq!(wrong, None);
+    let work = mirror.counters()?.since(&before);
+    ensure!(
+        work.get("regions_evicted") > 0,
+        "so many are kept at once: {work:?}"
+    );
+    Ok(())
 }
 
 fn a_mapping_that_becomes_writable_again_can_be_written() -> Result<()> {
