@@ -97,11 +97,9 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
         fault.channel.svm().fail_reported(&fault);
     });
     let mut touched = KVec::<Arc<Svm>>::new();
-    let mut lost_any = false;
-    buffers.replayable.drain(gpu, |fault| {
+    let unserved = buffers.replayable.drain(gpu, |fault| {
         let svm = fault.channel.svm().clone();
-        let queued = svm.queue_fault(fault);
-        lost_any |= !queued;
+        svm.queue_fault(fault);
         if !touched.iter().any(|other| Arc::ptr_eq(other, &svm)) {
             // Out of memory: start it now instead of once at the end.
             touched
@@ -110,8 +108,8 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
         }
     });
     touched.iter().for_each(Svm::start_service);
-    if touched.is_empty() && lost_any {
-        // Nobody else will replay; without it the accesses would stall for ever.
+    if touched.is_empty() && unserved {
+        // Nobody else will replay; without it accesses whose packets were lost would stall for ever.
         let _ = gpu.tlb.lock().replay(None);
     }
 }
@@ -165,20 +163,22 @@ impl FaultBuffer {
         })
     }
 
-    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet.
-    fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) {
+    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet. Returns whether there are
+    /// accesses that wait and that no fault was handed out for: after an overflow, and when a packet made no sense.
+    fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) -> bool {
         let Some(location) = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(self.kind as usize) else {
-            return;
+            return false;
         };
         let put = gpu.bar0.read(location);
         let target = put.ptr().get();
         if put.into_raw() == u32::MAX {
-            return;
+            return false;
         }
         if target >= self.entries {
             gpu.counters.stale_faults.inc();
-            return;
+            return false;
         }
+        let mut unserved = put.overflow();
         for _ in 0..BATCH {
             if self.get == target {
                 break;
@@ -186,7 +186,10 @@ impl FaultBuffer {
             match self.take_packet() {
                 Ok(words) => match parse(gpu, &words) {
                     Some(fault) => f(fault),
-                    None => gpu.counters.stale_faults.inc(),
+                    None => {
+                        gpu.counters.stale_faults.inc();
+                        unserved = true;
+                    }
                 },
                 Err(_) => break,
             }
@@ -194,6 +197,7 @@ impl FaultBuffer {
             self.get = (self.get + 1) % self.entries;
         }
         self.write_get(gpu, put);
+        unserved
     }
 
     /// Reads the packet at GET once it is complete, and clears its VALID for the next round.

@@ -29,7 +29,7 @@ use kernel::{
     seq_file::SeqFile,
     seq_print,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{Atomic, Full, Relaxed},
         Arc, Mutex,
     },
     workqueue::{Work, WorkItem},
@@ -215,9 +215,12 @@ impl Gpu {
 
     /// Faults and errors of the compute engine.
     fn service_stall(self: &Arc<Self>) {
+        if self.is_lost() {
+            return self.each_channel(|channel| channel.end(ENODEV, None));
+        }
         fault::drain(self);
         let intr = self.bar0.read(NV_PGRAPH_INTR);
-        if intr.into_raw() != 0 && !self.is_lost() {
+        if intr.into_raw() != 0 {
             let context = self.bar0.read(NV_PGRAPH_PRI_FECS_CURRENT_CTX);
             let method = self.bar0.read(NV_PGRAPH_TRAPPED_ADDR).mthd().get() << 2;
             let inst = VramOffset(u64::from(context.ptr().get()) << 12);
@@ -349,18 +352,20 @@ impl Gpu {
     }
 
     /// Drops translations; when it returns, the device cannot use them any more.
-    pub(crate) fn tlb_invalidate(&self, scope: &Scope) {
+    pub(crate) fn tlb_invalidate(self: &Arc<Self>, scope: &Scope) {
         if self.tlb.lock().invalidate(scope).is_err() {
             self.stop_dma("a TLB invalidate was not acknowledged");
         }
     }
 
-    /// The device does not do what it must: takes it off the bus, so that it can reach no page any more. Does not sleep.
-    pub(crate) fn stop_dma(&self, why: &str) {
-        if !self.lost.xchg(true, kernel::sync::atomic::Full) {
-            dev_err!(self.dma.dev(), "device stopped: {why}\n");
-        }
+    /// The device does not do what it must: takes it off the bus, so that it can reach no page any more, and has its
+    /// channels ended. Does not sleep.
+    pub(crate) fn stop_dma(self: &Arc<Self>, why: &str) {
         self.dma.stop();
+        if !self.lost.xchg(true, Full) {
+            dev_err!(self.dma.dev(), "device stopped: {why}\n");
+            drop(self.queue.enqueue::<_, STALL_WORK>(self.clone()));
+        }
     }
 
     /// First step of unbind: ends all work, so that no ioctl waits for the device any more.

@@ -203,7 +203,7 @@ impl RegionState {
     ///
     /// `ENOMEM`: a page could not be DMA-mapped; pages before it may be mapped.
     pub(crate) fn map(&mut self, window: Window<'_>, pages: MirroredPages<'_>) -> Result<Stale> {
-        let gpu = &*self.gpu;
+        let gpu = &self.gpu;
         let block = self.tables.block(window.block).ok_or(ENOENT)?;
         let Window { first, needs, .. } = window;
         let scratch = window.scratch.get_mut(..needs.len()).ok_or(EINVAL)?;
@@ -223,7 +223,7 @@ impl RegionState {
 
     /// Takes the mappings of `pages` away. Returns how many there were.
     fn unmap(&mut self, pages: Range<usize>, tlb: &TlbGuard<'_>) -> usize {
-        let gpu = &*self.gpu;
+        let gpu = &self.gpu;
         let mut retired = 0;
         let mut stale = Stale::Nothing;
         let mut union: Option<Range<usize>> = None;

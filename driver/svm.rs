@@ -275,13 +275,11 @@ impl Svm {
         });
     }
 
-    /// Queues a fault for service. `false`: there is no room; a replay will bring it again.
-    pub(crate) fn queue_fault(&self, fault: Fault) -> bool {
-        let queued = self.pending.lock().push_within_capacity(fault).is_ok();
-        if !queued {
+    /// Queues a fault for service. If there is no room it is dropped, and the replay after the service brings it again.
+    pub(crate) fn queue_fault(&self, fault: Fault) {
+        if self.pending.lock().push_within_capacity(fault).is_err() {
             self.gpu.counters.dropped_faults.inc();
         }
-        queued
     }
 
     /// Has the queued faults served.

@@ -111,7 +111,7 @@ impl Space {
     /// # Errors
     ///
     /// `ENOMEM`: there is none.
-    pub(super) fn evict(&mut self, gpu: &Gpu) -> Result {
+    pub(super) fn evict(&mut self, gpu: &Arc<Gpu>) -> Result {
         let oldest = self
             .regions
             .iter()
@@ -122,7 +122,7 @@ impl Space {
     }
 
     /// Gives up regions with nothing mapped.
-    fn reap(&mut self, gpu: &Gpu) -> Result {
+    fn reap(&mut self, gpu: &Arc<Gpu>) -> Result {
         let mut next = 0;
         while let Some(key) = self
             .regions
@@ -142,7 +142,7 @@ impl Space {
         Ok(())
     }
 
-    fn remove(&mut self, gpu: &Gpu, key: u64) -> Result {
+    fn remove(&mut self, gpu: &Arc<Gpu>, key: u64) -> Result {
         let Some(region) = self.regions.remove(&key) else {
             return Ok(());
         };
@@ -152,7 +152,7 @@ impl Space {
         self.put_directory(gpu, key << REGION_SHIFT)
     }
 
-    fn put_directory(&mut self, gpu: &Gpu, va: u64) -> Result {
+    fn put_directory(&mut self, gpu: &Arc<Gpu>, va: u64) -> Result {
         let Some(unused) = self.directory.put(&gpu.vram, va) else {
             return Ok(());
         };
