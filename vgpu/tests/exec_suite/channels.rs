@@ -183,7 +183,7 @@ fn wfi_and_wait_for_idle_let_the_next_method_see_the_results() {
         words.extend(release(channel.semaphore_va(), 9, 0));
         channel.submit(&words);
         rig.until("the release", || channel.is_past(9));
-        assert_eq!((channel.control() >> 28) & 1, 0, "no launch is left");
+        assert!(!channel.is_busy(), "no launch is left");
     }
 }
 
@@ -252,7 +252,7 @@ fn the_kill_sequence_ends_every_kind_of_wait() {
     for words in [idle, wfi, full, unmapped, never] {
         let rig_channel = rig.channel(0);
         rig_channel.submit(&words);
-        rig.until("work", || (rig_channel.control() >> 28) & 1 == 1);
+        rig.until("work", || rig_channel.is_busy());
         rig_channel.kill();
         assert_eq!(rig_channel.control() & !PBDMA_FAULTED, 0);
         rig.faults(0);
@@ -301,6 +301,38 @@ fn a_cancelled_fault_ends_its_channels_launch_and_no_other() {
 }
 
 #[test]
+fn one_cancelled_page_ends_the_stalled_warps_of_its_channel_on_all_sms() {
+    let rig = Rig::new();
+    let channel = rig.channel(0);
+    let launch = Launch {
+        lanes: 8 * 32,
+        stride_a: 128,
+        ..store(DATA, 1)
+    };
+    channel.submit(&launch.words());
+    let mut stalled = 0;
+    rig.until("eight stalled SMs", || {
+        stalled += rig.faults(1).len();
+        stalled == 8
+    });
+    rig.cancel_va(DATA + 3 * PAGE);
+    rig.until("the launch to end", || !channel.is_busy());
+    assert_ne!(channel.control() & ENG_FAULTED, 0);
+}
+
+#[test]
+fn enabling_again_without_preempt_drops_what_was_unfinished() {
+    let rig = Rig::new();
+    let channel = rig.channel(0);
+    channel.submit(&endless(&rig, DATA, 64).words());
+    rig.until("the launch", || rig.gpu.counters()["launches"] == 1);
+    channel.write_control(ENABLE_CLR);
+    channel.enable();
+    channel.wait(channel.fence());
+    rig.until("the launch to end", || !channel.is_busy());
+}
+
+#[test]
 fn a_host_fault_is_not_replayable_and_is_retried_when_its_bit_is_cleared() {
     let rig = Rig::new();
     let (channel, other) = (rig.channel(0), rig.channel(1));
@@ -329,10 +361,10 @@ fn disabling_without_preempt_begins_no_further_method() {
     let channel = rig.channel(0);
     channel.submit(&semaphore(channel.semaphore_va() + 64, 5, ACQUIRE));
     let serial = channel.fence();
-    rig.until("the acquire", || (channel.control() >> 28) & 1 == 1);
+    rig.until("the acquire", || channel.is_busy());
     channel.write_control(ENABLE_CLR);
     rig.put_u64(channel.semaphore.offset(64), 5);
-    rig.until("the worker to stop", || (channel.control() >> 28) & 1 == 0);
+    rig.until("the worker to stop", || !channel.is_busy());
     assert!(!channel.is_past(serial));
 }
 

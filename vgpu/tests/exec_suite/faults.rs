@@ -228,6 +228,36 @@ fn an_atomic_whose_result_faults_again_and_again_happens_once() {
 }
 
 #[test]
+fn a_node_whose_next_pointer_faults_again_and_again_is_updated_once() {
+    let rig = Rig::new();
+    // The value is in the first page of the node, the next pointer in its second.
+    let node = rig.map(DATA, PAGE);
+    rig.put_u64(node, DATA);
+    let channel = rig.channel(0);
+    let chase = Launch {
+        op: CHASE,
+        a: DATA,
+        value: 1,
+        lanes: 1,
+        next_offset: PAGE as u32,
+        value_offset: 8,
+        ..Default::default()
+    };
+    channel.submit(&chase.words());
+    let serial = channel.fence();
+    for _ in 0..3 {
+        assert_eq!(rig.wait_faults(1)[0].va, DATA + PAGE);
+        assert_eq!(rig.u64_at(node.offset(8)), 1);
+        rig.invalidate(START);
+    }
+    rig.wait_faults(1);
+    rig.map(DATA + PAGE, PAGE);
+    rig.invalidate(START);
+    channel.wait(serial);
+    assert_eq!(rig.u64_at(node.offset(8)), 1);
+}
+
+#[test]
 fn a_warp_raises_one_packet_for_each_page() {
     let rig = Rig::new();
     let channel = rig.channel(0);

@@ -34,6 +34,9 @@ pub(crate) const GRAPH_CTX: u32 = 0x409b00;
 pub(crate) const DOORBELL: u32 = 0x810090;
 const MMU_CTRL: u32 = 0x100c80;
 const INVALIDATE: u32 = 0x100cbc;
+const INVALIDATE_VADDR: u32 = 0x100cb4;
+const INVALIDATE_UPPER_VADDR: u32 = 0x100ce8;
+const INVALIDATE_PDB: u32 = 0x100cb8;
 const FAULT_LO: u32 = 0x100e24;
 const FAULT_HI: u32 = 0x100e28;
 const FAULT_GET: u32 = 0x100e2c;
@@ -205,6 +208,15 @@ impl Rig {
         self.until("invalidate", || (self.read(MMU_CTRL) >> 15) & 1 == 1);
     }
 
+    /// Cancels the requests for one page, whatever their access; the others are replayed.
+    pub(crate) fn cancel_va(&self, va: u64) {
+        self.write(INVALIDATE_VADDR, ((va >> 12) as u32) << 4);
+        self.write(INVALIDATE_UPPER_VADDR, (va >> 40) as u32);
+        self.write(INVALIDATE_PDB, ((self.root.addr >> 12) as u32) << 4);
+        self.write(INVALIDATE, (1 << 31) | (7 << 24) | (5 << 3));
+        self.until("cancel", || (self.read(MMU_CTRL) >> 15) & 1 == 1);
+    }
+
     /// Takes the packets that are in a fault buffer.
     pub(crate) fn faults(&self, buffer: u32) -> Vec<Packet> {
         let stride = buffer * FAULT_STRIDE;
@@ -331,6 +343,10 @@ impl Channel<'_> {
 
     pub(crate) fn control(&self) -> u32 {
         self.rig.read(self.control_register())
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        (self.control() >> 28) & 1 == 1
     }
 
     pub(crate) fn write_control(&self, value: u32) {
