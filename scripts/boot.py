@@ -13,6 +13,7 @@ import ctypes
 import dataclasses
 import enum
 import fcntl
+import json
 import os
 import pathlib
 import re
@@ -52,8 +53,9 @@ REPORT = re.compile(
 )
 REPORT_END = re.compile(r"---\[ end |={60}")
 PANIC = re.compile(r"Kernel panic - not syncing")
-READY_SECONDS = 20
+READY_SECONDS = 60
 SHUTDOWN_SECONDS = 90
+MESSAGE_MILLISECONDS = 60000
 LINES_SHOWN = 120
 
 
@@ -359,6 +361,8 @@ class Run:
 
     def qemu_command(self, sockets, initramfs, channels):
         kernel_line = ["console=ttyS0", "panic=-1", "oops=panic", "rdinit=/init", "loglevel=7", "unknown_nmi_panic=1"]
+        # A machine that is busy with other things is no lockup.
+        kernel_line += ["watchdog_thresh=40", "rcupdate.rcu_cpu_stall_timeout=120"]
         command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", "2"]
         command += self.accelerator()
         command += ["-machine", "q35,memory-backend=mem", "-m", self.args.memory]
@@ -372,7 +376,8 @@ class Run:
         command += ["-device", "virtserialport,chardev=status,nr=1,name=mirage.status"]
         for index, path in enumerate(sockets):
             command += ["-device", f"pcie-root-port,id=port{index},chassis={index + 1},slot={index + 1}"]
-            command += ["-device", f'{{"driver":"vfio-user-pci","id":"gpu{index}","bus":"port{index}","socket":{{"type":"unix","path":"{path}"}}}}']
+            gpu = {"driver": "vfio-user-pci", "id": f"gpu{index}", "bus": f"port{index}", "socket": {"type": "unix", "path": path}}
+            command += ["-device", json.dumps(gpu | {"x-msg-timeout": MESSAGE_MILLISECONDS})]
         return command + shlex.split(os.environ.get("QEMU_ARGS", ""))
 
     async def start_qemu(self, sockets, initramfs, channels):
