@@ -97,7 +97,7 @@ fn the_largest_push_buffer_runs() -> Result<()> {
     }
     if push.words().len() < max {
         // A header without data.
-        push.raw(1 << 29 | u32::from(NO_OPERATION >> 2));
+        push.raw((1 << 29) | u32::from(NO_OPERATION >> 2));
     }
     mirror.channel.submit(&push)?.wait(LIMIT)?;
     ensure_eq!(region.load(0), 1);

@@ -58,7 +58,7 @@ fn a_push_buffer_of_an_odd_or_excessive_size_is_invalid() -> Result<()> {
 
 /// A method that ends outside would swallow what the driver appends.
 fn a_push_buffer_of_broken_methods_is_invalid() -> Result<()> {
-    const TWO_WORDS_FOLLOW: u32 = 1 << 29 | 2 << 16;
+    const TWO_WORDS_FOLLOW: u32 = (1 << 29) | (2 << 16);
     let mirror = Mirror::new()?;
     let unfinished = [
         vec![TWO_WORDS_FOLLOW],

@@ -48,7 +48,7 @@ fn a_storm_of_100_000_faults_is_served() -> Result<()> {
             lanes(PAGES as u32),
         )?;
         job.wait(Duration::from_secs(300))?;
-        let wrong = (0..PAGES).find(|&page| region.load(page * PAGE) != pass << 32 | page as u64);
+        let wrong = (0..PAGES).find(|&page| region.load(page * PAGE) != (pass << 32) | page as u64);
         ensure_eq!(wrong, None);
         region.advise(0..region.len(), MmapAdvise::MADV_DONTNEED)?;
     }

@@ -316,7 +316,7 @@ fn pages_past_the_end_of_a_file_are_refused() -> Result<()> {
     ensure_report(&report, region.at(2 * PAGE), Access::Write, Reason::Bus)
 }
 
-/// The kernel's [vvar] pages are a device-like mapping (VM_PFNMAP): no struct page, nothing to mirror.
+/// The kernel's `[vvar]` pages are a device-like mapping (VM_PFNMAP): no struct page, nothing to mirror.
 fn device_mappings_are_refused() -> Result<()> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let Some(line) = maps.lines().find(|line| line.ends_with("[vvar]")) else {

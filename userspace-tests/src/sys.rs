@@ -98,7 +98,7 @@ impl Drop for Child {
 /// An ioctl with any request code and any argument.
 pub(crate) fn ioctl(fd: BorrowedFd<'_>, request: u64, argument: &mut [u8]) -> nix::Result<()> {
     // _IOC_SIZE(request)
-    let size = (request >> 16 & 0x3fff) as usize;
+    let size = ((request >> 16) & 0x3fff) as usize;
     assert!(argument.len() >= size, "the kernel would use {size} bytes");
     // SAFETY: the kernel touches no more than the size in the request code, which `argument` has. Pointers inside are only
     // read by the driver, and SVM_INIT is given ranges that the caller reserved or that must be refused.

@@ -69,7 +69,7 @@ pub struct Launch {
 impl Launch {
     pub(crate) fn new<T: Element>(op: OpCode, lanes: Lanes) -> Result<Self> {
         Ok(Launch {
-            op: op as u32 | T::LOG2_BYTES << 8,
+            op: op as u32 | (T::LOG2_BYTES << 8),
             addresses: [crate::GpuPtr::new(0).stride(0); 3],
             value: 0,
             compare: 0,

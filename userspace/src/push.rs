@@ -92,10 +92,11 @@ impl PushBuffer {
 
 /// A method header: 31:29 SEC_OP, 28:16 COUNT, 15:13 SUBCHANNEL, 11:0 METHOD >> 2.
 fn header(spread: Spread, count: u32, subchannel: Subchannel, method: u16) -> u32 {
-    (spread as u32) << 29
-        | count << 16
-        | u32::from(subchannel.0 & 7) << 13
-        | u32::from(method >> 2 & 0xfff)
+    let (object, word) = (
+        u32::from(subchannel.0 & 7),
+        u32::from((method >> 2) & 0xfff),
+    );
+    ((spread as u32) << 29) | (count << 16) | (object << 13) | word
 }
 
 #[cfg(test)]
