@@ -329,7 +329,12 @@ fn enabling_again_without_preempt_drops_what_was_unfinished() {
     channel.write_control(ENABLE_CLR);
     channel.enable();
     channel.wait(channel.fence());
-    rig.until("the launch to end", || !channel.is_busy());
+    let accesses = || rig.gpu.counters()["accesses"];
+    rig.until("the launch to end", || {
+        let before = accesses();
+        std::thread::sleep(Duration::from_millis(5));
+        accesses() == before
+    });
 }
 
 #[test]
