@@ -119,7 +119,7 @@ struct drm_mirage_channel_free {
  * signals when the work is finished, or with an error when the channel was stopped.
  *
  * Errors: -ENOENT for an unknown channel or syncobj; -EINVAL if @push_size is 0, not a multiple of 4 or above
- * DRM_MIRAGE_PARAM_PUSH_MAX; -EFAULT if @push_ptr cannot be read; -EIO if the channel is in the error state; -EINTR
+ * DRM_MIRAGE_PARAM_PUSH_MAX, or if the push buffer is not a sequence of whole methods; -EFAULT if @push_ptr cannot be read; -EIO if the channel is in the error state; -EINTR
  * when a signal came while the ring was full; -ENOMEM.
  */
 struct drm_mirage_exec {

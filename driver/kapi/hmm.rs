@@ -48,32 +48,34 @@ impl Need {
     }
 }
 
-/// A window to fault in.
+/// A window to look at, or to fault in.
+///
+/// What is needed is the same for all its pages: where a whole page table is missing, HMM faults everything in the window as soon as
+/// one page needs it.
 pub(crate) struct FaultRequest<'a> {
     /// Address space of the notifier, with users.
     pub(crate) mm: &'a MmWithUser,
     /// First address, page aligned.
     pub(crate) start: usize,
-    /// What each page of the window needs.
-    pub(crate) needs: &'a [Need],
+    /// What each page needs.
+    pub(crate) need: Need,
 }
 
 impl<M: Mirror> IntervalNotifier<M> {
-    /// Faults a window in. `pfns` must have the length of `req.needs`.
+    /// Looks at, or faults in, as many pages as `pfns` has entries.
     ///
     /// # Errors
     ///
     /// `EBUSY`: invalidations did not let it finish within a second. `EFAULT`, `EPERM`, `EINVAL`: a needed page has no
-    /// mapping or one that does not allow the access (or, for a window of several pages, an unneeded one changed
-    /// in between: ask again page by page). `EHWPOISON`: memory error. `ENOMEM`.
+    /// mapping, or one that does not allow the access, or no memory behind it. `ENOMEM`.
     pub(crate) fn fault<'n>(
         &'n self,
         req: &FaultRequest<'_>,
         pfns: &'n mut [usize],
     ) -> Result<Faulted<'n, M>> {
-        let len = req.needs.len().checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
+        let len = pfns.len().checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
         let end = req.start.checked_add(len).ok_or(EINVAL)?;
-        if req.mm.as_raw() != self.mm().as_raw() || pfns.len() != req.needs.len() {
+        if req.mm.as_raw() != self.mm().as_raw() {
             return Err(EINVAL);
         }
         let mut range = raw::hmm_range {
@@ -82,17 +84,12 @@ impl<M: Mirror> IntervalNotifier<M> {
             start: req.start,
             end,
             hmm_pfns: pfns.as_mut_ptr(),
-            default_flags: 0,
-            pfn_flags_mask: REQ_FAULT | REQ_WRITE,
+            default_flags: req.need.request_flags(),
+            // What is in `pfns` is not looked at, so that it need not be set again when HMM starts over.
+            pfn_flags_mask: 0,
             dev_private_owner: ptr::null_mut(),
         };
-        let init = |pfns: *mut usize| {
-            for (i, need) in req.needs.iter().enumerate() {
-                // SAFETY: `pfns` has `needs.len()` entries, and is borrowed for this function.
-                unsafe { pfns.add(i).write(need.request_flags()) };
-            }
-        };
-        fault_with_budget(&mut range, init)?;
+        fault_with_budget(&mut range)?;
         Ok(Faulted {
             notifier: self,
             seq: range.notifier_seq,
@@ -103,9 +100,8 @@ impl<M: Mirror> IntervalNotifier<M> {
 
 /// `hmm_range_fault_unlocked_timeout()`: takes the mmap lock itself and lets fault handlers drop it.
 #[cfg(mirage_hmm_unlocked)]
-fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> Result {
-    init(range.hmm_pfns);
-    // SAFETY: `range` and its array are initialised; the caller holds a reference to `mm_users`, and no mmap lock.
+fn fault_with_budget(range: &mut raw::hmm_range) -> Result {
+    // SAFETY: `range` is initialised, its array is as long as it says; the caller holds a reference to `mm_users`, and no mmap lock.
     to_result(unsafe {
         raw::hmm_range_fault_unlocked_timeout(
             range,
@@ -117,11 +113,10 @@ fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> R
 /// The same loop for kernels that have only `hmm_range_fault()`. VMAs are looked up again on each try, and the mmap
 /// lock is not held while `mmu_interval_read_begin()` waits.
 #[cfg(not(mirage_hmm_unlocked))]
-fn fault_with_budget(range: &mut raw::hmm_range, init: impl Fn(*mut usize)) -> Result {
+fn fault_with_budget(range: &mut raw::hmm_range) -> Result {
     let budget = kernel::time::Delta::from_millis(i64::from(RETRY_BUDGET_MS));
     let begin = kernel::time::Instant::<kernel::time::Monotonic>::now();
     loop {
-        init(range.hmm_pfns);
         // SAFETY: The notifier is inserted (invariant of `IntervalNotifier`), no lock of the callback is held.
         range.notifier_seq = unsafe { bindings::mmu_interval_read_begin(range.notifier) };
         // SAFETY: As for the loop: `range` is initialised, `mm_users` is held, the mmap lock is not.
@@ -141,6 +136,14 @@ pub(crate) struct Faulted<'n, M: Mirror> {
 }
 
 impl<'n, M: Mirror> Faulted<'n, M> {
+    /// Whether the page at position `index` of the window had what `need` says.
+    pub(crate) fn has(&self, index: usize, need: Need) -> bool {
+        let required = need.request_flags();
+        self.pfns
+            .get(index)
+            .is_some_and(|pfn| pfn & required == required)
+    }
+
     /// Takes the update lock and checks the sequence number.
     ///
     /// # Errors

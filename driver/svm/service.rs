@@ -3,7 +3,7 @@
 //! Serving faults: the loop that the driver exists for.
 //!
 //! A batch is sorted and duplicates dropped; each 2 MiB block is served once, in one window: what faulted must become valid,
-//! what else the CPU has there is mapped along. One replay ends the batch. Work that an invalidation undoes is begun again; after a second of
+//! what else the CPU has there is mapped along, but never faulted in. One replay ends the batch. Work that an invalidation undoes is begun again; after a second of
 //! that the accesses are replayed all the same, fault again, and are served in a later batch, so nobody waits for ever under a lock.
 
 use super::{refuse::diagnose, space::position, Reason, Svm};
@@ -11,7 +11,7 @@ use crate::{
     fault::{Fault, FaultAccess},
     gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
     kapi::{
-        hmm::{FaultRequest, Need},
+        hmm::{FaultRequest, Faulted, Need},
         mm::put_async,
         sort::sort_by_key,
     },
@@ -220,7 +220,8 @@ impl Svm {
         }
     }
 
-    /// The fault loop: fault in, lock, check the sequence, map. An invalidation in between makes it start again.
+    /// The fault loop: look, fault in what is missing, look again, lock, check the sequence, map. An invalidation in between makes it
+    /// start again.
     ///
     /// # Errors
     ///
@@ -234,26 +235,26 @@ impl Svm {
         let begin = Instant::<Monotonic>::now();
         let needs = scratch.needs.get(part.pages.clone()).ok_or(EINVAL)?;
         let pfns = scratch.pfns.get_mut(part.pages.clone()).ok_or(EINVAL)?;
-        // CAST: `usize` has 64 bits.
-        let start = part.block_va as usize + (part.pages.start << PAGE_SHIFT);
-        let request = FaultRequest {
-            mm: part.mm,
-            start,
-            needs,
-        };
+        let look = part.request(0, Need::Snapshot);
         while begin.elapsed() < BLOCK_BUDGET && !self.gpu.is_lost() {
-            let faulted = match part.region.notifier.fault(&request, pfns) {
+            let faulted = match part.region.notifier.fault(&look, pfns) {
                 Err(e) if e == EBUSY => break,
                 other => other?,
             };
+            if (0..needs.len()).any(|i| needs.get(i).is_some_and(|need| !faulted.has(i, *need))) {
+                match fault_in(part, needs, pfns) {
+                    Err(e) if e == EBUSY => break,
+                    other => other?,
+                }
+                continue;
+            }
             match faulted.commit() {
                 Err(e) if e == EAGAIN => self.gpu.counters.retries.inc(),
                 Err(e) => return Err(e),
                 Ok(mut commit) => {
                     let (state, pages) = commit.parts();
-                    let block = position(part.block_va).0;
                     let window = Window {
-                        block,
+                        block: position(part.block_va).0,
                         first: part.pages.start,
                         needs,
                         scratch: &mut scratch.slots,
@@ -324,6 +325,35 @@ impl Svm {
         let empty = state.tables().block(block).is_none_or(|b| b.mapped() == 0);
         window.map(|window| if empty { 0..BLOCK_PAGES } else { window })
     }
+}
+
+impl<'a> Part<'a> {
+    /// A request from the page at position `index` of the part on.
+    fn request(&self, index: usize, need: Need) -> FaultRequest<'a> {
+        // CAST: `usize` has 64 bits.
+        let start = self.block_va as usize + ((self.pages.start + index) << PAGE_SHIFT);
+        FaultRequest {
+            mm: self.mm,
+            start,
+            need,
+        }
+    }
+}
+
+/// Faults in exactly the pages that are needed, a run of neighbours at a time. What comes of it is looked up afterwards.
+fn fault_in(part: &Part<'_>, needs: &[Need], pfns: &mut [usize]) -> Result {
+    let mut index = 0;
+    for run in needs.chunk_by(|a, b| a == b) {
+        let need = run.first().copied().unwrap_or_default();
+        if need != Need::Snapshot {
+            let pfns = pfns.get_mut(index..index + run.len()).ok_or(EINVAL)?;
+            let request = part.request(index, need);
+            // Nothing is mapped by this, so it is not committed.
+            let _: Faulted<'_, _> = part.region.notifier.fault(&request, pfns)?;
+        }
+        index += run.len();
+    }
+    Ok(())
 }
 
 impl Upgraded {
