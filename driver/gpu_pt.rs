@@ -145,6 +145,11 @@ impl Pte {
         Self::zeroed().with_address(self.address())
     }
 
+    /// Whether [`Pte::retired`] made it. An address of zero is no mirrored page's.
+    pub(crate) fn is_retired(self) -> bool {
+        !self.valid() && self.into_raw() != 0
+    }
+
     /// The leaf `pages` 4 KiB pages further on, same permissions.
     pub(crate) fn advance(self, pages: usize) -> Result<Self> {
         self.try_with_address(self.address().get() + u64::try_from(pages)?)
@@ -175,6 +180,10 @@ pub(crate) trait TableMem {
     fn read(&self, at: VramOffset) -> u64;
     /// Writes an entry; lost when the device is gone.
     fn write(&self, at: VramOffset, value: u64);
+    /// Reads entries that follow one another.
+    fn read_run(&self, at: VramOffset, entries: &mut [u64]);
+    /// Writes entries that follow one another, each at once.
+    fn write_run(&self, at: VramOffset, entries: &[u64]);
     /// Orders the writes before against the writes after, as the device sees them.
     fn barrier(&self);
 }

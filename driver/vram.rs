@@ -111,6 +111,20 @@ impl TableMem for Vram {
         let _ = usize::try_from(at.0).map(|off| self.window.write64(off, value));
     }
 
+    fn read_run(&self, at: VramOffset, entries: &mut [u64]) {
+        let read = usize::try_from(at.0)
+            .map_err(Error::from)
+            .and_then(|off| self.window.read64s(off, entries));
+        if read.is_err() {
+            entries.fill(u64::MAX);
+        }
+    }
+
+    fn write_run(&self, at: VramOffset, entries: &[u64]) {
+        // As for a single one.
+        let _ = usize::try_from(at.0).map(|off| self.window.write64s(off, entries));
+    }
+
     fn barrier(&self) {
         mmio::wmb();
     }

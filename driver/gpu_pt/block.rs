@@ -208,21 +208,15 @@ impl Block {
         }
         let split = self.split_around(mem, pages.clone())?;
         let mut retired = 0;
-        let mut page = pages.start;
-        while page < pages.end {
-            let Some((_, size)) = self.lookup(mem, page) else {
-                page += 1;
+        for group in groups(pages) {
+            let big = self.big_pte(mem, group.start);
+            if big.valid() {
+                // Not in part: that was split.
+                mem.write(self.big_at(group.start), big.retired().into_raw());
+                retired += BIG_PAGES;
                 continue;
-            };
-            let at = if size == LeafSize::Big {
-                self.big_at(page)
-            } else {
-                self.small_at(page)
-            };
-            let pte = Pte::from_raw(mem.read(at));
-            mem.write(at, pte.retired().into_raw());
-            retired += size.pages();
-            page += size.pages();
+            }
+            retired += self.update_small(mem, group, |pte| pte.valid().then(|| pte.retired()));
         }
         self.mapped -= retired;
         let stale = if retired == 0 {
@@ -252,11 +246,18 @@ impl Block {
                 each_page(pte, BLOCK_PAGES, &mut f);
             }
             Form::Tables => {
-                for page in pages {
-                    if page % BIG_PAGES == 0 {
-                        self.reap_entry(mem, self.big_at(page), BIG_PAGES, &mut f);
+                for group in groups(pages) {
+                    let big = self.big_pte(mem, group.start);
+                    if big.is_retired() {
+                        mem.write(self.big_at(group.start), 0);
+                        each_page(big, BIG_PAGES, &mut f);
                     }
-                    self.reap_entry(mem, self.small_at(page), 1, &mut f);
+                    self.update_small(mem, group, |pte| {
+                        pte.is_retired().then(|| {
+                            each_page(pte, 1, &mut f);
+                            Pte::zeroed()
+                        })
+                    });
                 }
             }
         }
@@ -269,19 +270,29 @@ impl Block {
         self.form = Form::Empty;
     }
 
-    fn reap_entry(
+    /// Writes what `f` makes of the 4 KiB PTEs of `pages`, all in one group. Returns how many it changed.
+    fn update_small(
         &self,
         mem: &impl TableMem,
-        at: VramOffset,
-        pages: usize,
-        f: &mut impl FnMut(u64),
-    ) {
-        let pte = Pte::from_raw(mem.read(at));
-        if pte.valid() || pte.into_raw() == 0 {
-            return;
+        pages: Range<usize>,
+        mut f: impl FnMut(Pte) -> Option<Pte>,
+    ) -> usize {
+        let mut entries = [0; BIG_PAGES];
+        let Some(entries) = entries.get_mut(..pages.len()) else {
+            return 0;
+        };
+        mem.read_run(self.small_at(pages.start), entries);
+        let mut changed = 0;
+        for entry in entries.iter_mut() {
+            if let Some(pte) = f(Pte::from_raw(*entry)) {
+                *entry = pte.into_raw();
+                changed += 1;
+            }
         }
-        mem.write(at, 0);
-        each_page(pte, pages, f);
+        if changed != 0 {
+            mem.write_run(self.small_at(pages.start), entries);
+        }
+        changed
     }
 
     fn map_huge(&mut self, mem: &impl TableMem, pte: Pte) -> Stale {
@@ -344,8 +355,12 @@ impl Block {
     }
 
     fn fill_small(&self, mem: &impl TableMem, first: usize, pages: usize, leaf: Pte) -> Result {
-        for i in 0..pages {
-            mem.write(self.small_at(first + i), leaf.advance(i)?.into_raw());
+        for start in (0..pages).step_by(BIG_PAGES) {
+            let mut entries = [0; BIG_PAGES];
+            for (i, entry) in entries.iter_mut().enumerate() {
+                *entry = leaf.advance(start + i)?.into_raw();
+            }
+            mem.write_run(self.small_at(first + start), &entries);
         }
         mem.barrier();
         Ok(())
@@ -366,6 +381,16 @@ impl Block {
     fn small_pte(&self, mem: &impl TableMem, page: usize) -> Pte {
         Pte::from_raw(mem.read(self.small_at(page)))
     }
+}
+
+/// Cuts `pages` where 64 KiB leaves meet.
+fn groups(pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let first = pages.start / BIG_PAGES;
+    let last = pages.end.div_ceil(BIG_PAGES);
+    (first..last).map(move |group| {
+        let start = group * BIG_PAGES;
+        pages.start.max(start)..pages.end.min(start + BIG_PAGES)
+    })
 }
 
 fn each_page(pte: Pte, pages: usize, f: &mut impl FnMut(u64)) {

@@ -46,6 +46,18 @@ impl TableMem for Memory {
         }
     }
 
+    fn read_run(&self, at: VramOffset, entries: &mut [u64]) {
+        for (i, entry) in entries.iter_mut().enumerate() {
+            *entry = self.read(at.add(i as u64 * 8));
+        }
+    }
+
+    fn write_run(&self, at: VramOffset, entries: &[u64]) {
+        for (i, entry) in entries.iter().enumerate() {
+            self.write(at.add(i as u64 * 8), *entry);
+        }
+    }
+
     fn barrier(&self) {}
 }
 

@@ -145,6 +145,29 @@ impl Bar1 {
             .unwrap_or(Ok(()))
     }
 
+    /// Reads 8-byte words from `offset` on, a multiple of 8; all ones when the device is gone, [`EINVAL`] outside of the window.
+    pub(crate) fn read64s(&self, offset: usize, words: &mut [u64]) -> Result {
+        // For when the device is gone; one guard for all words.
+        words.fill(u64::MAX);
+        let mut words = (offset..).step_by(size_of::<u64>()).zip(words);
+        self.bar
+            .try_access_with(|bar| {
+                words.try_for_each(|(at, word)| {
+                    *word = bar.try_read64(at)?;
+                    Ok(())
+                })
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    /// Writes 8-byte words from `offset` on, a multiple of 8; dropped when the device is gone, [`EINVAL`] outside of the window.
+    pub(crate) fn write64s(&self, offset: usize, words: &[u64]) -> Result {
+        let mut words = (offset..).step_by(size_of::<u64>()).zip(words);
+        self.bar
+            .try_access_with(|bar| words.try_for_each(|(at, word)| bar.try_write64(*word, at)))
+            .unwrap_or(Ok(()))
+    }
+
     /// Fills `len` bytes from `offset` on with zeroes; both are multiples of 8.
     pub(crate) fn zero(&self, offset: usize, len: usize) -> Result {
         const WORD: usize = size_of::<u64>();
