@@ -252,6 +252,10 @@ class Console:
             if number > 2 and REPORT_END.search(line) and not self.panicked.is_set():
                 break
 
+    def headline(self):
+        """The first line of the first report that says something."""
+        return next((line for line in self.lines[self.first_report :] if "[ cut here ]" not in line), "")
+
     def show_tail(self):
         self.show(max(0, len(self.lines) - 30))
 
@@ -517,7 +521,7 @@ class Run:
             raise Failure(Status.PANIC, "the guest panicked")
         if console.first_report is not None:
             console.show(console.first_report)
-            raise Failure(Status.REPORT, f"the kernel reported: {console.lines[console.first_report]}")
+            raise Failure(Status.REPORT, f"the kernel reported: {console.headline()}")
         if self.notes:
             console.show_tail()
             raise Failure(Status.MODULE, self.notes[0])

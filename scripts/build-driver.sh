@@ -20,15 +20,12 @@ if [ -z "${MIRAGE_INSIDE:-}" ]; then
 fi
 
 case $1 in
-stock) dir=$("$MIRAGE_SRC/scripts/prepare-stock.sh") kdir=$dir/build ;;
-debug) dir=$("$MIRAGE_SRC/scripts/build-debug-kernel.sh") kdir=$dir/build ;;
-*) dir=$1 kdir=$1 ;;
+stock) dir=$("$MIRAGE_SRC/scripts/prepare-stock.sh") kdir=$dir/build name=${dir##*/} ;;
+debug) dir=$("$MIRAGE_SRC/scripts/build-debug-kernel.sh") kdir=$dir/build name=${dir##*/} ;;
+*) kdir=$1 name=tree-$(echo "$1" | key) ;;
 esac
 shift
-case $dir in
-"$MIRAGE_CACHE"/kernel/*) out=$MIRAGE_STATE/module/${dir##*/} ;;
-*) out=$MIRAGE_STATE/module/tree-$(echo "$dir" | key) ;;
-esac
+out=$MIRAGE_STATE/module/$name
 
 QUIET=1 "$MIRAGE_SRC/scripts/check-kernel.sh" "$kdir"
 args=(-C "$kdir" M="$MIRAGE_SRC" MO="$out" -j"$JOBS")
