@@ -165,6 +165,8 @@ mod tests {
         Atomic, Chase, Chased, Compare, CopyBytes, Error, Fill, GpuPtr, Load, Operation, Store,
     };
 
+    // LAUNCH words below: 3:0 operation, 9:8 log2 of the element's bytes, 12 results, 13 plus lane.
+
     /// What the device sees: the last value of each method. Walks the headers as the device does.
     fn methods(operation: &impl Operation, lanes: u32) -> BTreeMap<u16, u32> {
         let mut push = PushBuffer::new();
@@ -174,11 +176,11 @@ mod tests {
         let mut seen = BTreeMap::new();
         while let Some(header) = words.next() {
             assert_eq!(
-                (header >> 29, header >> 13 & 7),
+                (header >> 29, (header >> 13) & 7),
                 (1, 1),
                 "incrementing methods of subchannel 1"
             );
-            let (count, first) = (header >> 16 & 0x1fff, (header & 0xfff) as u16 * 4);
+            let (count, first) = ((header >> 16) & 0x1fff, (header & 0xfff) as u16 * 4);
             for i in 0..count as u16 {
                 seen.insert(
                     first + 4 * i,
@@ -200,19 +202,19 @@ mod tests {
             (m[&0x218], m[&0x21c], m[&0x23c]),
             (0x1122_3344, 0x5566_7788, 1000)
         );
-        assert_eq!(m[&0x300], 1 | 3 << 8 | 1 << 13);
+        assert_eq!(m[&0x300], 0x2301);
     }
 
     #[test]
     fn a_load_without_results_does_not_set_the_result_bit() {
-        assert_eq!(methods(&Load::<u16>::new(A), 1)[&0x300], 2 | 1 << 8);
+        assert_eq!(methods(&Load::<u16>::new(A), 1)[&0x300], 0x0102);
     }
 
     #[test]
     fn results_are_packed_elements_at_r() {
         let m = methods(&Load::new(A).results(0x7000_0000_1000 as *mut u32), 1);
         assert_eq!((m[&0x210], m[&0x214], m[&0x238]), (0x7000, 0x1000, 4));
-        assert_eq!(m[&0x300], 2 | 2 << 8 | 1 << 12);
+        assert_eq!(m[&0x300], 0x1202);
     }
 
     #[test]
@@ -233,15 +235,15 @@ mod tests {
     #[test]
     fn a_compare_always_has_results_of_eight_bytes() {
         let m = methods(&Compare::new(A, B, 8, 0x1000 as *mut u64), 1);
-        assert_eq!((m[&0x238], m[&0x300]), (8, 5 | 1 << 12));
+        assert_eq!((m[&0x238], m[&0x300]), (8, 0x1005));
     }
 
     #[test]
     fn atomics_differ_in_operation_and_operands_only() {
-        assert_eq!(methods(&Atomic::add(A, 1_u32), 1)[&0x300], 6 | 2 << 8);
-        assert_eq!(methods(&Atomic::exchange(A, 1_u64), 1)[&0x300], 7 | 3 << 8);
+        assert_eq!(methods(&Atomic::add(A, 1_u32), 1)[&0x300], 0x0206);
+        assert_eq!(methods(&Atomic::exchange(A, 1_u64), 1)[&0x300], 0x0307);
         let m = methods(&Atomic::compare_and_swap(A, 5_u64, 9), 1);
-        assert_eq!((m[&0x21c], m[&0x224], m[&0x300]), (9, 5, 8 | 3 << 8));
+        assert_eq!((m[&0x21c], m[&0x224], m[&0x300]), (9, 5, 0x0308));
     }
 
     #[test]
@@ -255,7 +257,7 @@ mod tests {
             (m[&0x244], m[&0x248], m[&0x24c], m[&0x21c], m[&0x238]),
             (77, 8, 24, 3, 24)
         );
-        assert_eq!(m[&0x300], 9 | 3 << 8 | 1 << 12);
+        assert_eq!(m[&0x300], 0x1309);
     }
 
     #[test]

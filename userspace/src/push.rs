@@ -128,7 +128,7 @@ mod tests {
         push.spread(COMPUTE, Spread::Repeat, 0x0100, &vec![0; COUNT_MAX + 1]);
         let second = push.words()[COUNT_MAX + 1];
         assert_eq!(
-            (push.words()[0] >> 16 & 0x1fff, second >> 16 & 0x1fff),
+            ((push.words()[0] >> 16) & 0x1fff, (second >> 16) & 0x1fff),
             (COUNT_MAX as u32, 1)
         );
     }

@@ -155,11 +155,10 @@ fn structures_numbers_and_parameters_are_those_of_the_header() {
     structures(&mut facts);
     requests(&mut facts);
     parameters(&mut facts);
-    let ours: String = facts
-        .0
-        .iter()
-        .map(|(expression, value)| format!("{expression} {value}\n"))
-        .collect();
+    let mut ours = String::new();
+    for (expression, value) in &facts.0 {
+        writeln!(ours, "{expression} {value}").expect("a String grows");
+    }
     assert_eq!(ours, ask_the_header("layout", &facts));
 }
 
