@@ -51,8 +51,8 @@ pub(crate) struct Region {
     pub(crate) notifier: IntervalNotifier<RegionState>,
     /// First address.
     pub(crate) start: u64,
-    /// Batch in which it was last used, to choose which one to give up.
-    pub(crate) last_used: Atomic<u64>,
+    /// Whether a fault has named it since the search for a region to give up came by.
+    pub(crate) used: Atomic<bool>,
 }
 
 impl Region {
@@ -70,7 +70,7 @@ impl Region {
         try_pin_init!(Self {
             notifier <- IntervalNotifier::new(mm, range, state),
             start,
-            last_used: Atomic::new(0),
+            used: Atomic::new(true),
         })
     }
 }

@@ -33,8 +33,6 @@ const EVICTIONS_MAX: usize = 8;
 /// Memory for serving a batch, so that none is allocated on the way.
 pub(super) struct Scratch {
     batch: KVec<Fault>,
-    /// Counts batches.
-    now: u64,
     block: KBox<BlockScratch>,
 }
 
@@ -66,7 +64,6 @@ impl Scratch {
     pub(super) fn new(max: usize) -> Result<Self> {
         Ok(Self {
             batch: KVec::with_capacity(max, GFP_KERNEL)?,
-            now: 0,
             // Made in place: it is as big as a kernel stack.
             block: KBox::init(
                 init!(BlockScratch {
@@ -84,15 +81,14 @@ impl Svm {
     /// Serves the faults that are queued.
     pub(super) fn service(&self) {
         let mut scratch = self.scratch.lock();
-        let Scratch { batch, now, block } = &mut *scratch;
+        let Scratch { batch, block } = &mut *scratch;
         core::mem::swap(batch, &mut *self.pending.lock());
-        *now += 1;
         self.gpu.counters.batches.inc();
 
         let mut upgraded = Upgraded::default();
         match self.mm.mmget_not_zero() {
             Some(mm) => {
-                self.service_batch(&mm, batch, *now, block, &mut upgraded);
+                self.service_batch(&mm, batch, block, &mut upgraded);
                 // The last user tears the address space down, which takes update locks; not here.
                 put_async(mm);
             }
@@ -115,7 +111,6 @@ impl Svm {
         &self,
         mm: &MmWithUser,
         batch: &mut KVec<Fault>,
-        now: u64,
         scratch: &mut BlockScratch,
         upgraded: &mut Upgraded,
     ) {
@@ -129,7 +124,7 @@ impl Svm {
         self.gpu.counters.duplicates.add(before - batch.len());
 
         for block in batch.chunk_by(|a, b| a.va >> BLOCK_SHIFT == b.va >> BLOCK_SHIFT) {
-            if let Err(bad) = self.service_block(mm, block, now, scratch, upgraded) {
+            if let Err(bad) = self.service_block(mm, block, scratch, upgraded) {
                 block.iter().for_each(|fault| self.fail_access(fault, bad));
             }
         }
@@ -140,7 +135,6 @@ impl Svm {
         &self,
         mm: &MmWithUser,
         faults: &[Fault],
-        now: u64,
         scratch: &mut BlockScratch,
         upgraded: &mut Upgraded,
     ) -> Result<(), Reason> {
@@ -149,7 +143,7 @@ impl Svm {
             return Err(Reason::Unmanaged);
         }
         let block_va = first.va & !((1 << BLOCK_SHIFT) - 1);
-        let region = self.reserve(mm, block_va, now)?;
+        let region = self.reserve(mm, block_va)?;
         let (block, _) = position(block_va);
         scratch.needs.fill(Need::Snapshot);
         for fault in faults.iter().filter(|fault| fault.fatal.is_none()) {
@@ -270,27 +264,20 @@ impl Svm {
     }
 
     /// The region of a block, with tables for the block, so that mapping needs no memory.
-    fn reserve(
-        &self,
-        mm: &MmWithUser,
-        block_va: u64,
-        now: u64,
-    ) -> Result<kernel::sync::Arc<Region>, Reason> {
+    fn reserve(&self, mm: &MmWithUser, block_va: u64) -> Result<kernel::sync::Arc<Region>, Reason> {
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(Reason::Device)?;
         for _ in 0..EVICTIONS_MAX {
-            let reserved = space
-                .region(&self.gpu, mm, block_va, now)
-                .and_then(|region| {
-                    let block = position(block_va).0;
-                    if !region.notifier.lock().tables().is_reserved(block) {
-                        // Not under the update lock, and neither is what it does not need freed.
-                        let small = self.gpu.vram.alloc_page()?;
-                        let unused = region.notifier.lock().tables().reserve(block, small);
-                        drop(unused);
-                    }
-                    Ok(region)
-                });
+            let reserved = space.region(&self.gpu, mm, block_va).and_then(|region| {
+                let block = position(block_va).0;
+                if !region.notifier.lock().tables().is_reserved(block) {
+                    // Not under the update lock, and neither is what it does not need freed.
+                    let small = self.gpu.vram.alloc_page()?;
+                    let unused = region.notifier.lock().tables().reserve(block, small);
+                    drop(unused);
+                }
+                Ok(region)
+            });
             match reserved {
                 Ok(region) => return Ok(region),
                 Err(e) if e == ENOMEM => space.evict(&self.gpu).map_err(|_| Reason::OutOfMemory)?,

@@ -2,8 +2,8 @@
 
 //! What an address space consists of: the directory, the regions, the unmanaged range.
 //!
-//! Regions come when a fault needs them. They go when there are too many: those with nothing mapped first, then the one that was
-//! used least recently; the GPU faults again if that was wrong.
+//! Regions come when a fault needs them. They go when there are too many: those with nothing mapped first, then one
+//! that was not used lately; the GPU faults again if that was wrong.
 
 use crate::{
     directory::Directory,
@@ -24,8 +24,8 @@ use kernel::{
     sync::{atomic::Relaxed, Arc},
 };
 
-/// Most regions of an address space: 128 GiB.
-const REGIONS_MAX: usize = 4096;
+/// Most regions of an address space: 64 GiB.
+const REGIONS_MAX: usize = 2048;
 /// Empty regions are looked for when there are this many, then at each doubling.
 const REAP_MIN: usize = 64;
 
@@ -34,6 +34,8 @@ pub(super) struct Space {
     regions: RBTree<u64, Arc<Region>>,
     count: usize,
     reap_at: usize,
+    /// Where the search for a region to give up goes on.
+    hand: u64,
     unmanaged: BlockArray,
     // After the users of its tables.
     directory: Directory,
@@ -49,6 +51,7 @@ impl Space {
             regions: RBTree::new(),
             count: 0,
             reap_at: REAP_MIN,
+            hand: 0,
             unmanaged,
             directory,
         })
@@ -59,17 +62,16 @@ impl Space {
         self.directory.pdb()
     }
 
-    /// The region of `va`, made if there is none. `now` counts batches, for the choice of which to give up.
+    /// The region of `va`, made if there is none.
     pub(super) fn region(
         &mut self,
         gpu: &Arc<Gpu>,
         mm: &MmWithUser,
         va: u64,
-        now: u64,
     ) -> Result<Arc<Region>> {
         let key = va >> REGION_SHIFT;
         if let Some(region) = self.regions.get(&key) {
-            region.last_used.store(now, Relaxed);
+            region.used.store(true, Relaxed);
             return Ok(region.clone());
         }
         if self.count >= self.reap_at {
@@ -85,7 +87,6 @@ impl Space {
             self.put_directory(gpu, start)?;
         }
         let region = made?;
-        region.last_used.store(now, Relaxed);
         gpu.counters.regions.inc();
         Ok(region)
     }
@@ -106,19 +107,31 @@ impl Space {
         Ok(region)
     }
 
-    /// Gives up the region that was used least recently.
+    /// Gives up a region that was not used lately: the next, in the order of addresses, that no fault has named since the hand
+    /// passed it (the clock algorithm).
     ///
     /// # Errors
     ///
     /// `ENOMEM`: there is none.
     pub(super) fn evict(&mut self, gpu: &Arc<Gpu>) -> Result {
-        let oldest = self
-            .regions
-            .iter()
-            .min_by_key(|(_, region)| region.last_used.load(Relaxed));
-        let key = oldest.map(|(key, _)| *key).ok_or(ENOMEM)?;
-        gpu.counters.regions_evicted.inc();
-        self.remove(gpu, key)
+        // Once round makes every region a candidate.
+        for _ in 0..=self.count {
+            let (key, used) = self
+                .regions
+                .cursor_lower_bound(&self.hand)
+                .or_else(|| self.regions.cursor_front())
+                .map(|cursor| {
+                    let (key, region) = cursor.current();
+                    (*key, region.used.xchg(false, Relaxed))
+                })
+                .ok_or(ENOMEM)?;
+            self.hand = key + 1;
+            if !used {
+                gpu.counters.regions_evicted.inc();
+                return self.remove(gpu, key);
+            }
+        }
+        Err(ENOMEM)
     }
 
     /// Gives up regions with nothing mapped.
