@@ -316,15 +316,31 @@ fn pages_past_the_end_of_a_file_are_refused() -> Result<()> {
     ensure_report(&report, region.at(2 * PAGE), Access::Write, Reason::Bus)
 }
 
-/// The kernel's `[vvar]` pages are a device-like mapping (VM_PFNMAP): no struct page, nothing to mirror.
+/// A mapping without struct pages, such as some kernels' `[vvar]`, has nothing to mirror.
 fn device_mappings_are_refused() -> Result<()> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let Some(line) = maps.lines().find(|line| line.ends_with("[vvar]")) else {
-        return skip("no [vvar] in this process");
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let Some(addr) = pfn_mapping(&smaps) else {
+        return skip("no mapping without struct pages in this process");
     };
-    let start = line.split('-').next().unwrap_or_default();
-    let addr = u64::from_str_radix(start, 16)?;
-    let report = Mirror::new()?.refused(Load::<u64>::new(GpuPtr::new(addr).into()), lanes(1))?;
-    ensure_report(&report, GpuPtr::new(addr), Access::Read, Reason::Permission)?;
-    Ok(())
+    let at = GpuPtr::new(addr);
+    let report = Mirror::new()?.refused(Load::<u64>::new(at.into()), lanes(1))?;
+    ensure_report(&report, at, Access::Read, Reason::Permission)
+}
+
+/// Where the first mapping with the flag `pf` (pure PFN range) or `io` begins.
+fn pfn_mapping(smaps: &str) -> Option<u64> {
+    let mut start = None;
+    for line in smaps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            if flags
+                .split_whitespace()
+                .any(|flag| flag == "pf" || flag == "io")
+            {
+                return start;
+            }
+        } else if let Some((first, _)) = line.split_once('-') {
+            start = u64::from_str_radix(first, 16).ok().or(start);
+        }
+    }
+    None
 }
