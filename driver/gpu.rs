@@ -8,7 +8,7 @@
 use crate::{
     channel::{Channel, ChannelId, CHANNELS, PUSH_MAX},
     counters::Counters,
-    fault::{self, FaultBuffers},
+    fault::FaultBuffers,
     kapi::{
         dma::MirrorDma,
         mmio::{Bar0, Bar1},
@@ -22,9 +22,7 @@ use crate::{
 };
 use kernel::{
     device::Bound,
-    impl_has_work,
-    io::register::Array,
-    new_mutex, new_work, pci,
+    impl_has_work, new_mutex, new_work, pci,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -34,6 +32,10 @@ use kernel::{
     },
     workqueue::{Work, WorkItem},
 };
+
+mod intr;
+
+use intr::disarm;
 
 /// Work items of a [`Gpu`], one per interrupt tree.
 const STALL_WORK: u64 = IntrTree::Stall as u64;
@@ -170,108 +172,6 @@ impl Gpu {
         seq_print!(seq, "{}", *self.counters);
     }
 
-    /// Switches interrupts on, once their handlers are registered.
-    pub(crate) fn enable_interrupts(&self) {
-        self.bar0.write_reg(
-            NV_PFB_NISO_INTR_EN_SET::zeroed()
-                .with_replay_notify(true)
-                .with_replay_overflow(true)
-                .with_nonreplay_notify(true)
-                .with_nonreplay_overflow(true),
-        );
-        self.bar0.write_reg(
-            NV_PFIFO_INTR_EN_0::zeroed()
-                .with_bind_error(true)
-                .with_pbdma_intr(true)
-                .with_channel_intr(true),
-        );
-        self.bar0.write_reg(NV_PPBDMA_INTR_EN_0::from(u32::MAX));
-        self.bar0.write_reg(NV_PGRAPH_INTR_EN::from(u32::MAX));
-        self.rearm(IntrTree::Stall);
-        self.rearm(IntrTree::NonStall);
-    }
-
-    /// Hard interrupt of a tree. Returns whether it was ours.
-    pub(crate) fn handle_interrupt(self: &Arc<Self>, tree: IntrTree) -> bool {
-        let index = tree as usize;
-        let Some((intr, disarm)) =
-            NV_PMC_INTR::try_at(index).zip(NV_PMC_INTR_EN_CLEAR::try_at(index))
-        else {
-            return false;
-        };
-        if self.bar0.read(intr).into_raw() == 0 {
-            return false;
-        }
-        // The levels stay until the work has dealt with their cause; it arms the tree again.
-        self.bar0
-            .write(disarm, NV_PMC_INTR_EN_CLEAR::from(u32::MAX));
-        // A queued work item that is queued again runs once more, so `Err` loses nothing.
-        match tree {
-            IntrTree::Stall => drop(self.queue.enqueue::<_, STALL_WORK>(self.clone())),
-            IntrTree::NonStall => drop(self.queue.enqueue::<_, NON_STALL_WORK>(self.clone())),
-        }
-        true
-    }
-
-    /// Faults and errors of the compute engine.
-    fn service_stall(self: &Arc<Self>) {
-        if self.is_lost() {
-            return self.each_channel(|channel| channel.end(ENODEV, None));
-        }
-        fault::drain(self);
-        let intr = self.bar0.read(NV_PGRAPH_INTR);
-        if intr.into_raw() != 0 {
-            let context = self.bar0.read(NV_PGRAPH_PRI_FECS_CURRENT_CTX);
-            let method = self.bar0.read(NV_PGRAPH_TRAPPED_ADDR).mthd().get() << 2;
-            let inst = VramOffset(u64::from(context.ptr().get()) << 12);
-            if let Some(channel) = self.channel_of(inst).filter(|_| context.valid()) {
-                channel.fail_method(method);
-            }
-            self.bar0.write_reg(intr);
-        }
-        self.rearm(IntrTree::Stall);
-    }
-
-    /// Finished work, and errors of Host.
-    fn service_non_stall(self: &Arc<Self>) {
-        let intr = self.bar0.read(NV_PFIFO_INTR_0);
-        if self.is_lost() {
-            return;
-        }
-        // Before the semaphores are read, so that one that comes in between raises it again.
-        self.bar0.write_reg(intr);
-        if intr.channel_intr() {
-            self.each_channel(|channel| channel.complete());
-        }
-        let error = self.bar0.read(NV_PPBDMA_INTR_0);
-        if intr.pbdma_intr() && error.into_raw() != 0 {
-            let context = self.bar0.read(NV_PPBDMA_CHANNEL);
-            let method = self.bar0.read(NV_PPBDMA_METHOD0).addr().get() << 2;
-            let id = ChannelId::new(context.chid().get());
-            if let Some(channel) = id
-                .and_then(|id| self.channel(id))
-                .filter(|_| context.valid())
-            {
-                channel.fail_method(method);
-            }
-            self.bar0.write_reg(error);
-        }
-        self.rearm(IntrTree::NonStall);
-    }
-
-    fn rearm(&self, tree: IntrTree) {
-        if self.is_lost() {
-            return;
-        }
-        let bits = match tree {
-            IntrTree::Stall => NV_PMC_INTR_EN_SET::zeroed().with_hub(true).with_graph(true),
-            IntrTree::NonStall => NV_PMC_INTR_EN_SET::zeroed().with_pfifo(true),
-        };
-        if let Some(location) = NV_PMC_INTR_EN_SET::try_at(tree as usize) {
-            self.bar0.write(location, bits);
-        }
-    }
-
     /// The channel whose instance block is at `inst`.
     pub(crate) fn channel_of(&self, inst: VramOffset) -> Option<Arc<Channel>> {
         let channels = self.channels.lock();
@@ -397,18 +297,4 @@ impl Gpu {
         }
         self.queue.flush();
     }
-}
-
-/// Switches all interrupts off and forgets pending ones, so that the next that comes is an edge.
-fn disarm(bar0: &Bar0) {
-    for tree in 0..2 {
-        if let Some(disarm) = NV_PMC_INTR_EN_CLEAR::try_at(tree) {
-            bar0.write(disarm, NV_PMC_INTR_EN_CLEAR::from(u32::MAX));
-        }
-    }
-    bar0.write_reg(NV_PFB_NISO_INTR_EN_CLR::from(u32::MAX));
-    bar0.write_reg(NV_PFIFO_INTR_EN_0::zeroed());
-    bar0.write_reg(NV_PFIFO_INTR_0::from(u32::MAX));
-    bar0.write_reg(NV_PPBDMA_INTR_0::from(u32::MAX));
-    bar0.write_reg(NV_PGRAPH_INTR::from(u32::MAX));
 }

@@ -64,25 +64,6 @@ pub(crate) struct Leaf {
     pub(crate) pte: Pte,
 }
 
-/// How many leaves of each size were written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LeafCounts {
-    pub(crate) small: usize,
-    pub(crate) big: usize,
-    pub(crate) huge: usize,
-}
-
-impl LeafCounts {
-    /// Adds one leaf.
-    pub(crate) fn add(&mut self, size: LeafSize) {
-        match size {
-            LeafSize::Small => self.small += 1,
-            LeafSize::Big => self.big += 1,
-            LeafSize::Huge => self.huge += 1,
-        }
-    }
-}
-
 impl Block {
     /// A block whose tables are all zero.
     pub(crate) fn new(tables: BlockTables) -> Self {

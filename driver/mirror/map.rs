@@ -9,7 +9,6 @@ use crate::{
         block::{
             Block,
             Leaf,
-            LeafCounts,
             Stale, //
         },
         Access,
@@ -135,4 +134,23 @@ fn fits(size: LeafSize, page: usize, slots: &[Slot]) -> bool {
             .iter()
             .enumerate()
             .all(|(i, slot)| *slot == Some((base + ((i as u64) << PAGE_SHIFT), access)))
+}
+
+/// How many leaves of each size were written.
+#[derive(Default)]
+struct LeafCounts {
+    small: usize,
+    big: usize,
+    huge: usize,
+}
+
+impl LeafCounts {
+    /// Adds one leaf.
+    fn add(&mut self, size: LeafSize) {
+        match size {
+            LeafSize::Small => self.small += 1,
+            LeafSize::Big => self.big += 1,
+            LeafSize::Huge => self.huge += 1,
+        }
+    }
 }
