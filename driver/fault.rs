@@ -35,6 +35,15 @@ pub(crate) enum FaultAccess {
     Atomic,
 }
 
+/// Which buffer a fault was in, and so what can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The access waits, and can be replayed.
+    Replayable,
+    /// The access is over: it was cancelled, or its client cannot replay. All that is left is to report it.
+    Reported,
+}
+
 /// One access that faulted.
 #[derive(Clone)]
 pub(crate) struct Fault {
@@ -42,6 +51,7 @@ pub(crate) struct Fault {
     /// Address, 4 KiB aligned.
     pub(crate) va: u64,
     pub(crate) access: FaultAccess,
+    pub(crate) origin: Origin,
     /// Why no service can help, if none can.
     pub(crate) fatal: Option<Reason>,
 }
@@ -92,12 +102,8 @@ impl FaultBuffers {
 pub(crate) fn drain(gpu: &Arc<Gpu>) {
     let mut buffers = gpu.faults.lock();
     let Some(buffers) = &mut *buffers else { return };
-    buffers.non_replayable.drain(gpu, |fault| {
-        // Of these nothing can be replayed: the channel is at fault, or a cancel got there first.
-        fault.channel.svm().fail_reported(&fault);
-    });
     let mut touched = KVec::<Arc<Svm>>::new();
-    let unserved = buffers.replayable.drain(gpu, |fault| {
+    let mut queue = |fault: Fault| {
         let svm = fault.channel.svm().clone();
         svm.queue_fault(fault);
         if !touched.iter().any(|other| Arc::ptr_eq(other, &svm)) {
@@ -106,7 +112,10 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
                 .push(svm.clone(), GFP_KERNEL)
                 .unwrap_or_else(|_| svm.start_service());
         }
-    });
+    };
+    // What is lost here nobody waits for.
+    buffers.non_replayable.drain(gpu, &mut queue);
+    let unserved = buffers.replayable.drain(gpu, &mut queue);
     touched.iter().for_each(Svm::start_service);
     if touched.is_empty() && unserved {
         // Nobody else will replay; without it accesses whose packets were lost would stall for ever.
@@ -184,7 +193,7 @@ impl FaultBuffer {
                 break;
             }
             match self.take_packet() {
-                Ok(words) => match parse(gpu, &words) {
+                Ok(words) => match parse(gpu, self.kind, &words) {
                     Some(fault) => f(fault),
                     None => {
                         gpu.counters.stale_faults.inc();
@@ -243,7 +252,7 @@ impl FaultBuffer {
 }
 
 /// Makes a fault of a packet; `None` if it names no channel or access.
-fn parse(gpu: &Gpu, words: &[u32; packet::SIZE / 4]) -> Option<Fault> {
+fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault> {
     let [inst_lo, inst_hi, addr_lo, addr_hi, _, _, _, info] = *words;
     let inst = packet::Inst::from(inst_lo);
     if inst.aperture().get() != Target::VidMem as u32 {
@@ -271,6 +280,10 @@ fn parse(gpu: &Gpu, words: &[u32; packet::SIZE / 4]) -> Option<Fault> {
         channel: gpu.channel_of(inst)?,
         va,
         access,
+        origin: match kind {
+            Kind::NonReplayable => Origin::Reported,
+            Kind::Replayable => Origin::Replayable,
+        },
         fatal,
     })
 }

@@ -12,7 +12,7 @@ use crate::{
     kapi::{
         dma::MirrorDma,
         mmio::{Bar0, Bar1},
-        workqueue::OwnedQueue,
+        workqueue::{flush_work, OwnedQueue},
     },
     mirror::REGION_SIZE,
     regs::*,
@@ -244,6 +244,11 @@ impl Gpu {
     /// Forgets an address space.
     pub(crate) fn remove_svm(&self, svm: &Arc<Svm>) {
         self.svms.lock().retain(|other| !Arc::ptr_eq(other, svm));
+    }
+
+    /// Waits until the fault packets that were there have been handed out.
+    pub(crate) fn flush_faults(&self) {
+        flush_work(&self.stall_work);
     }
 
     /// Whether the device is stopped or gone.

@@ -8,9 +8,9 @@
 
 use crate::{
     channel::{Channel, ChannelId, CHANNEL_MEM},
-    fault::{Fault, FaultAccess},
+    fault::{Fault, FaultAccess, Origin},
     gpu::Gpu,
-    kapi::{errno, syncobj::Syncobj, time},
+    kapi::{errno, syncobj::Syncobj, time, workqueue::flush_work},
     tlb::{CacheLevel, Scope},
     vram::VramOffset,
 };
@@ -190,8 +190,9 @@ impl Svm {
         for channel in channels.into_iter().flatten() {
             channel.release();
         }
-        // Nothing queues work for us any more; what is queued may hold the references that we are about to drop.
-        self.gpu.queue.flush();
+        // After this nothing queues work for us any more, and none runs. Work of other address spaces is not waited for.
+        self.gpu.flush_faults();
+        flush_work(&self.work);
         self.gpu.remove_svm(self);
         self.detach();
     }
@@ -275,10 +276,19 @@ impl Svm {
         });
     }
 
-    /// Queues a fault for service. If there is no room it is dropped, and the replay after the service brings it again.
+    /// Queues a fault for service. If there is no room, a replayable one is dropped, and the replay after the service brings it
+    /// again; one that is not ends its channel without a closer look.
     pub(crate) fn queue_fault(&self, fault: Fault) {
-        if self.pending.lock().push_within_capacity(fault).is_err() {
-            self.gpu.counters.dropped_faults.inc();
+        let mut pending = self.pending.lock();
+        if pending.len() < pending.capacity() {
+            // There is room.
+            let _ = pending.push_within_capacity(fault);
+            return;
+        }
+        drop(pending);
+        self.gpu.counters.dropped_faults.inc();
+        if fault.origin == Origin::Reported {
+            self.fail_channel(&fault, fault.fatal.unwrap_or(Reason::Device));
         }
     }
 

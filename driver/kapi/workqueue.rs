@@ -11,7 +11,10 @@ use core::{
 use kernel::{
     bindings,
     prelude::*,
-    workqueue::Queue, //
+    workqueue::{
+        Queue,
+        Work, //
+    }, //
 };
 
 /// An unbound workqueue, drained and destroyed when it is dropped.
@@ -65,4 +68,12 @@ impl Drop for OwnedQueue {
         // SAFETY: The workqueue is ours by the type invariant, and nobody can queue work on it any more.
         unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
     }
+}
+
+/// Waits until `work` has finished, if it is queued or runs. C: `flush_work()`.
+pub(crate) fn flush_work<T: ?Sized, const ID: u64>(work: &Work<T, ID>) {
+    // SAFETY: The pointer comes from a reference.
+    let raw = unsafe { Work::raw_get(work) };
+    // SAFETY: The work item is initialised, and alive as long as the reference.
+    unsafe { bindings::flush_work(raw) };
 }

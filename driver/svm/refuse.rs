@@ -6,10 +6,7 @@ use super::{FaultReport, Reason, Svm};
 use crate::{
     channel::Channel,
     fault::{Fault, FaultAccess},
-    kapi::{
-        hmm::Need,
-        mm::put_async, //
-    },
+    kapi::hmm::Need,
     tlb::CancelAccess,
 };
 use kernel::mm::{
@@ -48,15 +45,11 @@ impl Svm {
         ));
     }
 
-    /// Ends the channel of an access that the hardware reports as cancelled, or that it cannot replay.
-    pub(crate) fn fail_reported(&self, fault: &Fault) {
-        let reason = fault.fatal.unwrap_or_else(|| {
-            self.mm.mmget_not_zero().map_or(Reason::Exited, |mm| {
-                let reason = diagnose(&mm, fault.va, fault.access.into());
-                put_async(mm);
-                reason
-            })
-        });
+    /// Ends the channel of an access that the hardware has given up.
+    pub(super) fn fail_reported(&self, mm: &MmWithUser, fault: &Fault) {
+        let reason = fault
+            .fatal
+            .unwrap_or_else(|| diagnose(mm, fault.va, fault.access.into()));
         self.fail_channel(fault, reason);
     }
 }

@@ -8,7 +8,7 @@
 
 use super::{refuse::diagnose, space::position, Reason, Svm};
 use crate::{
-    fault::{Fault, FaultAccess},
+    fault::{Fault, FaultAccess, Origin},
     gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
     kapi::{
         hmm::{FaultRequest, Faulted, Need},
@@ -114,6 +114,12 @@ impl Svm {
         scratch: &mut BlockScratch,
         upgraded: &mut Upgraded,
     ) {
+        let is_reported = |fault: &&Fault| fault.origin == Origin::Reported;
+        for fault in batch.iter().filter(is_reported) {
+            self.fail_reported(mm, fault);
+        }
+        batch.retain(|fault| !is_reported(&&*fault));
+
         let before = batch.len();
         sort_by_key(batch, |fault| (fault.va, fault.access, fault.channel.id()));
         let mut last = None;
