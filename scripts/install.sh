@@ -11,6 +11,7 @@ case $release in
 esac
 [ -d "/lib/modules/$release" ] || die "no /lib/modules/$release: inside a container the module has nowhere to go"
 [ "$(id -u)" = 0 ] || die "installing into /lib/modules needs root"
+command -v depmod >/dev/null || die "depmod is missing: apt-get install kmod"
 KERNEL=$release "$MIRAGE_SRC/scripts/prepare-stock.sh" >/dev/null
 module=$(KERNEL=$release "$MIRAGE_SRC/scripts/build-driver.sh" stock)
 install -D -m 644 "$module" "/lib/modules/$release/updates/mirage.ko"
