@@ -199,10 +199,10 @@ impl Svm {
             pages: page..page + 1,
             ..*whole
         };
-        for (access, failing) in [(Need::Write, faults), (Need::Read, faults)] {
+        for access in [Need::Write, Need::Read] {
             let wants =
                 |fault: &&Fault| fault.fatal.is_none() && Need::from(fault.access) == access;
-            if !failing.iter().any(|fault| wants(&fault)) {
+            if !faults.iter().any(|fault| wants(&fault)) {
                 continue;
             }
             if let Some(need) = scratch.needs.get_mut(page) {
@@ -213,7 +213,7 @@ impl Svm {
                 Err(e) if e == ENOMEM => Reason::OutOfMemory,
                 Err(_) => diagnose(whole.mm, first.va, access),
             };
-            failing
+            faults
                 .iter()
                 .filter(wants)
                 .for_each(|fault| self.fail_access(fault, reason));
