@@ -57,6 +57,10 @@ READY_SECONDS = 60
 SHUTDOWN_SECONDS = 90
 MESSAGE_MILLISECONDS = 60000
 LINES_SHOWN = 120
+# Each of the guest's processors is a node with its own memory, so that pages can move between nodes.
+NODES = 2
+# For the tests of memory: swap on compressed memory, a file system of files that reach a disk. They load them when they run.
+MEMORY_MODULES = ["zram", "loop", "ext4"]
 
 
 class Failure(Exception):
@@ -78,6 +82,15 @@ def die_with_parent():
     os.setsid()
 
 
+def mebibytes(text):
+    """A size such as 2G or 1536M; each node has half of it, in whole huge pages."""
+    match = re.fullmatch(r"(\d+)([MG])", text)
+    size = int(match[1]) * (1024 if match[2] == "G" else 1) if match else 0
+    if size == 0 or size % (2 * NODES):
+        raise argparse.ArgumentTypeError(f"'{text}' is no multiple of {2 * NODES}M: write 2G or 1536M")
+    return size
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog="qemu-boot.sh", description=__doc__.splitlines()[0])
     parser.add_argument("--kernel", choices=["stock", "debug"], help="default: stock")
@@ -87,7 +100,7 @@ def arguments():
     parser.add_argument("--vgpu-args", type=shlex.split, default=[], metavar="'...'", help="passed to each virtual GPU")
     parser.add_argument("--module-args", default="", metavar="'...'", help="parameters of the module")
     parser.add_argument("--no-module", action="store_true", help="do not load mirage.ko")
-    parser.add_argument("--memory", default="2G", metavar="SIZE", help="guest memory (default 2G)")
+    parser.add_argument("--memory", type=mebibytes, default="2G", metavar="SIZE", help="guest memory, in M or G (default 2G)")
     parser.add_argument("--leaks", action="store_true", help="end with a kmemleak scan (debug kernel)")
     parser.add_argument("--timeout", type=float, metavar="S", help="default 900 with CMD, none without")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="default: an interactive shell")
@@ -160,7 +173,7 @@ class Image:
     def add_modules(self, with_mirage):
         release = self.places.release
         stock = self.places.kernel / "modules"
-        wanted = ["drm"]
+        wanted = ["drm", *MEMORY_MODULES]
         if with_mirage:
             module = self.places.module
             run = subprocess.run(["modinfo", "-F", "depends", module], capture_output=True, text=True, check=True)
@@ -365,12 +378,16 @@ class Run:
 
     def qemu_command(self, sockets, initramfs, channels):
         kernel_line = ["console=ttyS0", "panic=-1", "oops=panic", "rdinit=/init", "loglevel=7", "unknown_nmi_panic=1"]
+        # Pages move between nodes when a test says so, not when the kernel thinks so.
+        kernel_line += ["numa_balancing=disable"]
         # A machine that is busy with other things is no lockup.
         kernel_line += ["watchdog_thresh=40", "rcupdate.rcu_cpu_stall_timeout=120"]
-        command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", "2"]
+        command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", f"{NODES},sockets={NODES}"]
         command += self.accelerator()
-        command += ["-machine", "q35,memory-backend=mem", "-m", self.args.memory]
-        command += ["-object", f"memory-backend-memfd,id=mem,size={self.args.memory},share=on"]
+        command += ["-machine", "q35", "-m", f"{self.args.memory}M"]
+        for node in range(NODES):
+            command += ["-object", f"memory-backend-memfd,id=mem{node},size={self.args.memory // NODES}M,share=on"]
+            command += ["-numa", f"node,nodeid={node},cpus={node},memdev=mem{node}"]
         command += ["-kernel", self.places.kernel / "vmlinuz", "-initrd", initramfs]
         command += ["-append", " ".join([*kernel_line, os.environ.get("KERNEL_ARGS", "")]).strip()]
         for name, channel in channels.items():
