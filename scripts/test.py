@@ -8,6 +8,7 @@ A suite that ends without its results counts as failed. KTAP is read by the pars
 import dataclasses
 import glob
 import io
+import json
 import os
 import pathlib
 import re
@@ -22,6 +23,14 @@ SCRIPTS = SOURCE / "scripts"
 # A status from here on is the launcher's word on the run, not the command's.
 LAUNCHER_STATUS = 240
 GUEST_SECONDS = {"stock": 1800, "debug": 3600}
+# What igt_runner wrote comes after this line of a guest's output. The first look at a path of tracing warns, whoever looks.
+IGT_RESULTS = "=== igt results ===\n"
+IGT_ROOT = "/usr/libexec/igt-gpu-tools"
+IGT_COMMAND = (
+    "ls /sys/kernel/debug/tracing >/dev/null;"
+    f"igt_runner --test-list {IGT_ROOT}/mirage.testlist --per-test-timeout 120 --dmesg-warn-level 3 {IGT_ROOT} /tmp/igt;"
+    f"printf '\\n{IGT_RESULTS[:-1]}\\n'; cat /tmp/igt/results.json"
+)
 
 
 @dataclasses.dataclass
@@ -111,6 +120,41 @@ def ktap_document(text):
     return counts
 
 
+def igt(output):
+    """What the results of igt_runner say, against the list of the subtests that have to be among them."""
+    counts = Counts()
+    expected = {}
+    for line in (SCRIPTS / "igt-subtests.txt").read_text().splitlines():
+        name, _, note = line.partition("#")
+        if name.strip():
+            # as igt_runner writes it
+            expected[name.strip().lower()] = "SKIP" in note
+    try:
+        tests = json.loads(output.split(IGT_RESULTS)[1])["tests"]
+    except (IndexError, KeyError, ValueError):
+        tests = {}
+    missing = [name for name in expected if name not in tests]
+    for name, test in tests.items():
+        result = test.get("result")
+        if result == "pass":
+            counts.passed += 1
+        elif result == "skip" and expected.get(name):
+            counts.skipped += 1
+        else:
+            counts.fail(f"{name}: {result}: {igt_reason(test)}")
+    counts.failed += len(missing)
+    if missing:
+        counts.problems.append(f"{len(missing)} subtests have no result: {', '.join(missing[:8])} ...")
+    return counts
+
+
+def igt_reason(test):
+    """The line that says why, out of what a subtest and the kernel wrote."""
+    text = test.get("err", "") + test.get("out", "") + test.get("dmesg", "")
+    said = re.search(r"^.*(CRITICAL|Test requirement not met|WARNING|BUG|\*ERROR\*).*$", text, re.M)
+    return said.group(0).strip() if said else last_lines(text)
+
+
 def last_lines(output):
     return " / ".join(output.strip().splitlines()[-3:])
 
@@ -122,13 +166,14 @@ def build(name, *command):
         raise RuntimeError(f"{name} does not build: {last_lines(output)}")
 
 
-def guest(kernel, command, name, *options, pick=lambda output: output):
+def guest(kernel, command, name, *options, count=ktap):
+    """Runs a command in a guest; `count` reads the results from its output."""
     build(f"driver-{kernel}", SCRIPTS / "build-driver.sh", kernel)
     build("vgpu", SCRIPTS / "build-rust.sh", "vgpu")
     build("userspace", SCRIPTS / "build-rust.sh", "userspace")
     boot = [SCRIPTS / "qemu-boot.sh", "--kernel", kernel, "--timeout", GUEST_SECONDS[kernel], *options, "--", *command]
     status, output = run(name, boot)
-    counts = ktap(pick(output))
+    counts = count(output)
     if status >= LAUNCHER_STATUS or (status and not counts.failed):
         counts.fail(f"status {status}: {last_lines(output)}")
     return counts
@@ -171,9 +216,17 @@ def suite_kunit():
     """The module's KUnit tests run when the debug kernel loads it; their results are in the kernel's log."""
 
     def of_the_module(log):
-        return "".join(section for section in sections(log) if "# Subtest: mirage_" in section)
+        return ktap("".join(section for section in sections(log) if "# Subtest: mirage_" in section))
 
-    return guest("debug", ["dmesg"], "kunit", "--memory", "3G", pick=of_the_module)
+    return guest("debug", ["dmesg"], "kunit", "--memory", "3G", count=of_the_module)
+
+
+def suite_igt():
+    """The generic tests of igt-gpu-tools, by igt_runner. Its status says nothing: the results are what counts."""
+    status, output = run("build-igt", [SCRIPTS / "prepare-igt.sh"])
+    if status:
+        raise RuntimeError(f"igt-gpu-tools could not be fetched: {last_lines(output)}")
+    return guest("debug", ["sh", "-c", IGT_COMMAND], "igt", "--memory", "3G", "--overlay", output.splitlines()[-1], count=igt)
 
 
 SUITES = {
@@ -183,6 +236,7 @@ SUITES = {
     "scripts": suite_scripts,
     "guest-stock": suite_guest_stock,
     "kunit": suite_kunit,
+    "igt": suite_igt,
     "guest-debug": suite_guest_debug,
 }
 

@@ -2,6 +2,7 @@
 """How results are counted: what is missing counts as failed."""
 
 import importlib.util
+import json
 import pathlib
 import sys
 import unittest
@@ -49,6 +50,38 @@ class Ktap(unittest.TestCase):
         self.assertEqual(len(found), 2)
         self.assertEqual(self.counts(log), (3, 0, 0))
         self.assertEqual(self.counts(found[1]), (2, 0, 0))
+
+
+class Igt(unittest.TestCase):
+    """Results of igt_runner, against the list of what has to be among them."""
+
+    def setUp(self):
+        lines = (SCRIPTS / "igt-subtests.txt").read_text().splitlines()
+        self.listed = [line for line in lines if line.startswith("igt@")]
+        self.tests = {line.split()[0].lower(): {"result": "skip" if "SKIP" in line else "pass"} for line in self.listed}
+
+    def counts(self):
+        return runner.igt("words\n" + runner.IGT_RESULTS + json.dumps({"tests": self.tests}))
+
+    def test_every_listed_subtest_counts(self):
+        counts = self.counts()
+        self.assertEqual((counts.passed, counts.failed, counts.skipped), (len(self.listed) - 2, 0, 2))
+
+    def test_a_subtest_that_vanished_fails(self):
+        del self.tests["igt@syncobj_basic@test-valid-cycle"]
+        self.assertEqual(self.counts().failed, 1)
+        self.assertIn("igt@syncobj_basic@test-valid-cycle", self.counts().problems[0])
+
+    def test_every_other_result_fails_and_says_why(self):
+        for result in ("fail", "crash", "timeout", "incomplete", "abort", "dmesg-warn", "dmesg-fail", "notrun", "skip"):
+            self.tests["igt@core_auth@many-magics"] = {"result": result, "err": "(x:1) CRITICAL: Test assertion failure\n"}
+            counts = self.counts()
+            self.assertEqual(counts.failed, 1, result)
+            self.assertEqual(counts.problems, [f"igt@core_auth@many-magics: {result}: (x:1) CRITICAL: Test assertion failure"])
+
+    def test_no_results_at_all_fail(self):
+        for output in ("", runner.IGT_RESULTS, runner.IGT_RESULTS + '{"tests": {"igt@core_au'):
+            self.assertEqual(runner.igt(output).failed, len(self.listed))
 
 
 if __name__ == "__main__":
