@@ -11,6 +11,7 @@ use crate::engine::{Compute, ComputeParts, Engine, Graph};
 use crate::fifo::{Fifo, FifoParts};
 use crate::intr::InterruptTree;
 use crate::mmu::Mmu;
+use crate::pmc::Pmc;
 use crate::pri::{Pri, RegisterBlock};
 
 /// One virtual GPU.
@@ -53,9 +54,10 @@ impl Gpu {
             graph: Arc::clone(&graph),
             engines: vec![compute],
         });
+        let pmc = Arc::new(Pmc::new(Vec::new()));
         // In the order of a reset: what uses the MMU stops before the MMU does.
         let blocks: Vec<Arc<dyn RegisterBlock>> =
-            vec![Arc::new(fifo), graph, Arc::clone(&mmu) as _, intr];
+            vec![Arc::new(fifo), graph, Arc::clone(&mmu) as _, intr, pmc];
         let pri = Pri::new(blocks);
         Ok(Self { mmu, pri })
     }

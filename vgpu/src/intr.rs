@@ -14,6 +14,10 @@ pub const TREES: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Source {
+    /// The first copy engine.
+    Ce0 = 5,
+    /// The second copy engine.
+    Ce1 = 6,
     /// Channels and PBDMA.
     Pfifo = 8,
     /// MMU faults.
@@ -30,13 +34,19 @@ impl Source {
 
 #[derive(Default)]
 struct Tree {
-    pending: u32,
+    pending: [u32; TREES],
     enabled: [u32; TREES],
 }
 
 impl Tree {
     fn active(&self) -> [bool; TREES] {
-        self.enabled.map(|enabled| self.pending & enabled != 0)
+        let mut active = [false; TREES];
+        for (active, (pending, enabled)) in
+            active.iter_mut().zip(self.pending.iter().zip(self.enabled))
+        {
+            *active = pending & enabled != 0;
+        }
+        active
     }
 }
 
@@ -58,14 +68,21 @@ impl InterruptTree {
         self.update(source, || level);
     }
 
-    /// Sets the level of one unit to what `level` says. It runs under the tree's lock, so that of two concurrent
+    /// Sets the level of one unit, in all trees, to what `level` says. It runs under the tree's lock, so that of two concurrent
     /// updates the later one decides: a level computed before the call could be stale by the time it is set.
     pub fn update(&self, source: Source, level: impl FnOnce() -> bool) {
+        self.update_trees(source, || [level(); TREES]);
+    }
+
+    /// Sets the levels of a unit that tells stalling interrupts (tree 0) from others (tree 1), as [`Self::update`] does.
+    pub fn update_trees(&self, source: Source, levels: impl FnOnce() -> [bool; TREES]) {
         self.change(|tree| {
-            if level() {
-                tree.pending |= source.bit();
-            } else {
-                tree.pending &= !source.bit();
+            for (pending, level) in tree.pending.iter_mut().zip(levels()) {
+                if level {
+                    *pending |= source.bit();
+                } else {
+                    *pending &= !source.bit();
+                }
             }
         });
     }
@@ -109,8 +126,8 @@ impl RegisterBlock for InterruptTree {
         if offset == pmc::BOOT_0 {
             return Some(pmc::BOOT_0_GV100_A1);
         }
-        if tree_index(offset, pmc::INTR).is_some() {
-            return Some(self.tree().pending);
+        if let Some(i) = tree_index(offset, pmc::INTR) {
+            return self.tree().pending.get(i).copied();
         }
         if let Some(i) = tree_index(offset, pmc::INTR_EN) {
             return self.tree().enabled.get(i).copied();

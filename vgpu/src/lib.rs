@@ -19,4 +19,5 @@ pub mod transport;
 
 mod engine;
 mod fifo;
+mod pmc;
 mod regs;

@@ -24,6 +24,13 @@ pub trait RegisterBlock: Send + Sync {
     fn reset(&self);
 }
 
+/// What a bit of NV_PMC_ENABLE holds in reset.
+pub trait PmcUnit: Send + Sync {
+    /// False: resets the unit and keeps it so. Its work is gone and its interrupt levels are low on return.
+    /// True: it may work again.
+    fn set_enabled(&self, enabled: bool);
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Direction {
     Read,

@@ -6,6 +6,9 @@ pub(crate) const BOOT_0: u32 = 0x000000;
 /// GV100: architecture 0x14 in 28:24, revision A1 in 7:0.
 pub(crate) const BOOT_0_GV100_A1: u32 = 0x1400_00a1;
 
+/// NV_PMC_ENABLE: a set bit lets the engine work, a clear one holds it in reset.
+pub(crate) const ENABLE: u32 = 0x000200;
+
 /// NV_PMC_INTR(0), R.
 pub(crate) const INTR: u32 = 0x000100;
 /// NV_PMC_INTR_EN(0), R.
