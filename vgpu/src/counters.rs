@@ -64,6 +64,8 @@ counters! {
     non_replayable_packets,
     /// Packets that a full or disabled buffer dropped.
     dropped_packets,
+    /// Prefetches that faulted and were not reported, by PRF_FILTER.
+    filtered_prefetches,
     /// Replays (START and START_ACK_ALL).
     replays,
     /// Requests that were cancelled.

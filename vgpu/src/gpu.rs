@@ -40,7 +40,6 @@ impl Gpu {
         )?;
         let graph = Arc::new(Graph::new(Arc::clone(&intr)));
         let parts = ComputeParts {
-            bus: Arc::clone(&bus),
             mmu: Arc::clone(&mmu),
             graph: Arc::clone(&graph),
             counters: Arc::clone(&counters),

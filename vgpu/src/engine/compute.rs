@@ -5,7 +5,6 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::fifo::Method;
 use crate::mmu::Mmu;
@@ -18,8 +17,6 @@ use super::{sm, Context, Engine, Refusal, Run};
 
 /// What the compute engine is connected to.
 pub(crate) struct ComputeParts {
-    /// Memory.
-    pub(crate) bus: Arc<dyn Bus>,
     /// Translations.
     pub(crate) mmu: Arc<Mmu>,
     /// Where its errors are shown.

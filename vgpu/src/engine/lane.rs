@@ -4,7 +4,7 @@
 //! Each access that has been made is remembered before the next is tried, so a replay repeats only what faulted: an
 //! atomic happens once, however often the access after it faults.
 
-use crate::bus::{AtomicOp, Bus, BusError, GpuVa, Width};
+use crate::bus::{AtomicOp, GpuVa, Width};
 use crate::counters::Counters;
 use crate::mmu::{Access, AddressSpace, Fault, Translation, Window};
 
@@ -70,7 +70,6 @@ impl Scratch {
 pub(super) struct Memory<'a, 'w> {
     pub(super) window: Window<'w>,
     pub(super) space: &'a AddressSpace,
-    pub(super) bus: &'a dyn Bus,
     pub(super) counters: &'a Counters,
     pub(super) scratch: &'a mut Scratch,
 }
@@ -80,21 +79,13 @@ impl Memory<'_, '_> {
         self.window.translate(self.space, va, access)
     }
 
-    /// What a read that reached no memory yields: all ones, as PCI has it.
-    fn ones(&self, _error: BusError) -> u64 {
-        self.counters.bus_errors.count();
-        u64::MAX
-    }
-
     /// Loads an aligned element, zero-extended.
     fn load(&mut self, va: GpuVa, size: usize) -> Result<u64, Fault> {
         let at = self.translate(va, Access::Read)?;
         let mut bytes = [0; ELEMENT];
-        let read = match bytes.get_mut(..size) {
-            Some(element) => self.bus.read(at.phys, element),
-            None => Err(BusError::OutOfRange),
-        };
-        Ok(read.map_or_else(|error| self.ones(error), |()| u64::from_le_bytes(bytes)))
+        self.window
+            .load(at, bytes.get_mut(..size).unwrap_or_default());
+        Ok(u64::from_le_bytes(bytes))
     }
 
     fn store(&mut self, va: GpuVa, size: usize, value: u64) -> Result<(), Fault> {
@@ -106,16 +97,7 @@ impl Memory<'_, '_> {
 
     fn atomic(&mut self, va: GpuVa, (width, op): (Width, AtomicOp)) -> Result<u64, Fault> {
         let at = self.translate(va, Access::Atomic)?;
-        let old = self.bus.atomic(at.phys, width, op);
-        Ok(old.unwrap_or_else(|error| self.ones(error)))
-    }
-}
-
-/// Reads a span into a buffer; memory that is not there reads as ones.
-fn read_span(memory: &Memory<'_, '_>, at: Translation, out: &mut [u8]) {
-    if memory.bus.read(at.phys, out).is_err() {
-        memory.counters.bus_errors.count();
-        out.fill(0xff);
+        Ok(self.window.atomic(at, width, op))
     }
 }
 
@@ -301,7 +283,7 @@ impl Lane {
         let bytes = self.piece(launch, to.bytes.min(from.bytes));
         let mut buffer = std::mem::take(&mut memory.scratch.first);
         if let Some(data) = buffer.get_mut(..bytes) {
-            read_span(memory, from, data);
+            memory.window.load(from, data);
             memory.window.store(to, data);
         }
         memory.scratch.first = buffer;
@@ -319,8 +301,8 @@ impl Lane {
         let mut second = std::mem::take(&mut memory.scratch.second);
         let mut difference = None;
         if let (Some(left), Some(right)) = (first.get_mut(..bytes), second.get_mut(..bytes)) {
-            read_span(memory, a, left);
-            read_span(memory, b, right);
+            memory.window.load(a, left);
+            memory.window.load(b, right);
             difference = first_difference(left, right);
         }
         memory.scratch.first = first;

@@ -34,7 +34,6 @@ pub(super) fn spawn(shared: Arc<Shared>, index: u32) -> std::io::Result<JoinHand
             let sm = Sm {
                 unit: shared.parts.mmu.register_unit(client),
                 scratch: Scratch::new(),
-                bus: Arc::clone(&shared.parts.bus),
                 counters: Arc::clone(&shared.parts.counters),
             };
             serve(&shared, sm);

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::mmu::{Fault, Stalled, Unit};
 
@@ -36,7 +35,6 @@ pub(super) enum Outcome {
 pub(super) struct Sm {
     pub(super) unit: Unit,
     pub(super) scratch: Scratch,
-    pub(super) bus: Arc<dyn Bus>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -99,7 +97,6 @@ impl Warp {
             let mut memory = Memory {
                 window: sm.unit.window(),
                 space: &self.launch.run.space,
-                bus: &*sm.bus,
                 counters: &sm.counters,
                 scratch: &mut sm.scratch,
             };

@@ -256,15 +256,11 @@ impl Pbdma<'_> {
     pub(super) fn read(&mut self, va: GpuVa, mut out: &mut [u8]) -> Result<(), Stop> {
         let mut va = va;
         while !out.is_empty() {
-            let bytes = self.access(va, Access::Read, |host, at, _| {
+            let bytes = self.access(va, Access::Read, |at, window| {
                 let bytes = usize::try_from(at.bytes)
                     .unwrap_or(usize::MAX)
                     .min(out.len());
-                let piece = out.get_mut(..bytes).unwrap_or_default();
-                if host.bus.read(at.phys, piece).is_err() {
-                    host.counters.bus_errors.count();
-                    piece.fill(0xff);
-                }
+                window.load(at, out.get_mut(..bytes).unwrap_or_default());
                 bytes
             })?;
             out = out.get_mut(bytes..).unwrap_or_default();
@@ -275,7 +271,7 @@ impl Pbdma<'_> {
 
     /// Writes what lies in one page, through the MMU.
     pub(super) fn write(&mut self, va: GpuVa, data: &[u8]) -> Result<(), Stop> {
-        self.access(va, Access::Write, |_, at, window| window.store(at, data))?;
+        self.access(va, Access::Write, |at, window| window.store(at, data))?;
         self.unit.flush();
         Ok(())
     }
@@ -284,14 +280,14 @@ impl Pbdma<'_> {
         &mut self,
         va: GpuVa,
         access: Access,
-        mut perform: impl FnMut(&super::Host, Translation, &mut crate::mmu::Window<'_>) -> T,
+        mut perform: impl FnMut(Translation, &mut crate::mmu::Window<'_>) -> T,
     ) -> Result<T, Stop> {
         loop {
             self.check()?;
             let fault = {
                 let mut window = self.unit.window();
                 match window.translate(&self.state.run.space, va, access) {
-                    Ok(at) => return Ok(perform(&self.channel.host, at, &mut window)),
+                    Ok(at) => return Ok(perform(at, &mut window)),
                     Err(fault) => fault,
                 }
             };
@@ -304,7 +300,7 @@ impl Pbdma<'_> {
         let run = &self.state.run;
         log::warn!("Channel {}: host faulted: {fault:x?}", run.channel);
         self.channel.pbdma_faulted(run, || {
-            self.channel.host.mmu.report(&run.space, HOST, fault);
+            self.unit.report(&run.space, fault);
         });
     }
 }

@@ -88,6 +88,14 @@ impl Core {
         leaf
     }
 
+    /// Reads for a unit; where no memory answers, all ones, as PCI has it.
+    pub(crate) fn read(&self, at: PhysAddr, out: &mut [u8]) {
+        if self.bus.read(at, out).is_err() {
+            self.counters.bus_errors.count();
+            out.fill(0xff);
+        }
+    }
+
     /// Writes for a unit; where no memory answers, the write is lost.
     pub(crate) fn write(&self, at: PhysAddr, data: &[u8]) {
         if self.bus.write(at, data).is_err() {
@@ -126,6 +134,22 @@ impl Core {
     /// Reports a fault that is not replayable.
     pub(crate) fn report(&self, space: &AddressSpace, client: Client, fault: Fault) {
         let kind = Kind::NonReplayable;
+        self.faults.push(&Report {
+            kind,
+            space,
+            client,
+            fault,
+        });
+        self.faults.update_level();
+    }
+
+    /// Reports a prefetch that faulted, if PRF_FILTER lets it pass and the address space has replayable faults at all.
+    pub(crate) fn report_prefetch(&self, space: &AddressSpace, client: Client, fault: Fault) {
+        if !self.pri.sends_prefetches() || space.replay() == Replay::Disabled {
+            self.counters.filtered_prefetches.count();
+            return;
+        }
+        let kind = Kind::Replayable;
         self.faults.push(&Report {
             kind,
             space,
@@ -239,7 +263,8 @@ impl Retry for Core {
     fn retry(&self, request: &Request<'_>) -> Result<(), FaultType> {
         let pdb = request.space.pdb().ok_or(FaultType::UnboundInstBlock)?;
         let leaf = self.translate(pdb, request.fault.va);
-        let retried = leaf.and_then(|leaf| walk::check(&leaf, request.fault.access));
+        let (access, privilege) = (request.fault.access, request.space.privilege);
+        let retried = leaf.and_then(|leaf| walk::check(&leaf, access, privilege));
         if retried.is_err() {
             self.counters.faults.count();
         }

@@ -6,7 +6,7 @@ use bitfield_struct::bitfield;
 
 use crate::bus::{Aperture, PhysAddr};
 
-use super::types::FaultType;
+use super::types::{Backing, FaultType};
 
 /// Virtual address bits that are translated.
 pub(crate) const VA_BITS: u32 = 49;
@@ -23,6 +23,9 @@ const KIND_PITCH: u8 = 0;
 pub(crate) const RAMIN_PAGE_DIR_BASE_LO: u64 = 0x200;
 /// NV_RAMIN_PAGE_DIR_BASE_HI, bytes from the start of the instance block.
 pub(crate) const RAMIN_PAGE_DIR_BASE_HI: u64 = 0x204;
+
+/// NV_RAMFC_CONFIG, bytes from the start of the instance block.
+pub(crate) const RAMFC_CONFIG: u64 = 0x0f4;
 
 /// Size of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,6 +209,26 @@ pub(crate) struct Leaf {
     pub(crate) base: PhysAddr,
     pub(crate) size: PageSize,
     pub(crate) rights: Rights,
+    pub(crate) backing: Backing,
+}
+
+impl Leaf {
+    /// A page that reads 0 and drops writes; PRIVILEGE is all that is looked at besides.
+    pub(crate) fn sparse(size: PageSize, privileged: bool) -> Self {
+        Self {
+            base: PhysAddr {
+                aperture: Aperture::Vid,
+                addr: 0,
+            },
+            size,
+            rights: Rights {
+                privileged,
+                read_only: false,
+                atomic_disable: false,
+            },
+            backing: Backing::Sparse,
+        }
+    }
 }
 
 impl Pte {
@@ -216,12 +239,11 @@ impl Pte {
 
     pub(crate) fn leaf(self, size: PageSize) -> Result<Leaf, FaultType> {
         if !self.valid() {
-            // Sparse pages are not modelled; a driver that leaves VOL behind must not mistake it for an invalid page.
-            return Err(if self.vol() {
-                FaultType::UnsupportedKind
+            return if self.vol() {
+                Ok(Leaf::sparse(size, self.privilege()))
             } else {
-                FaultType::Pte
-            });
+                Err(FaultType::Pte)
+            };
         }
         let aperture = match self.aperture() {
             0 => Aperture::Vid,
@@ -238,8 +260,22 @@ impl Pte {
             read_only: self.read_only(),
             atomic_disable: self.atomic_disable(),
         };
-        Ok(Leaf { base, size, rights })
+        Ok(Leaf {
+            base,
+            size,
+            rights,
+            backing: Backing::Memory,
+        })
     }
+}
+
+/// NV_RAMFC_CONFIG.
+#[bitfield(u32)]
+pub(crate) struct RamfcConfig {
+    __: u8,
+    pub(crate) auth_level_privileged: bool,
+    #[bits(23)]
+    __: u32,
 }
 
 /// NV_RAMIN_PAGE_DIR_BASE.

@@ -177,18 +177,27 @@ pub(crate) struct CancelVa {
     pdb: PhysAddr,
     page: GpuVa,
     access_type: u8,
+    /// CANCEL_MMU_ENGINE_ID, which BAR0 has no field for: None stands for all.
+    engine: Option<u16>,
 }
 
 impl CancelVa {
-    pub(crate) fn selects(&self, pdb: Option<PhysAddr>, fault: &Fault) -> bool {
+    pub(crate) fn of_engine(self, engine: u16) -> Self {
+        let engine = Some(engine);
+        Self { engine, ..self }
+    }
+
+    pub(crate) fn selects(&self, pdb: Option<PhysAddr>, client: &Client, fault: &Fault) -> bool {
         let same_page = fault.va.0 >> PAGE_SHIFT == self.page.0 >> PAGE_SHIFT;
+        let engine = self.engine.is_none_or(|id| id == client.engine_id);
         // CANCEL_READ, _WRITE, _ATOMIC_STRONG, _ATOMIC_ALL, _WRITE_AND_ATOMIC, _ALL; the device has no weak atomics.
         let access = match fault.access {
             Access::Read => [0, 7].contains(&self.access_type),
             Access::Write => [1, 6, 7].contains(&self.access_type),
             Access::Atomic => [2, 5, 6, 7].contains(&self.access_type),
+            Access::Prefetch => false,
         };
-        same_page && access && pdb == Some(self.pdb)
+        same_page && access && engine && pdb == Some(self.pdb)
     }
 }
 
@@ -269,6 +278,7 @@ fn replay(command: regs::Invalidate, operands: &Operands) -> ReplayOp {
             pdb: operands.page_directory(),
             page: GpuVa(operands.va()),
             access_type: command.cache_level(),
+            engine: None,
         }),
         _ => ReplayOp::None,
     }

@@ -9,6 +9,7 @@ mod core;
 mod fault_buffer;
 mod format;
 mod invalidation;
+mod mem_op;
 mod packet;
 mod pri_fifo;
 mod replay;
@@ -30,12 +31,14 @@ use crate::intr::InterruptTree;
 use crate::pri::RegisterBlock;
 
 use self::core::{Core, Parts};
+use self::mem_op::Decoded;
 use self::pri_fifo::{Work, Written};
 use self::stores::Landing;
 
+pub use self::mem_op::{MemOp, UnknownMemOp};
 pub use self::types::{
-    Access, AddressSpace, Binding, Client, ClientKind, Fault, FaultType, Replay, Stalled,
-    Translation,
+    Access, AddressSpace, Backing, Binding, Client, ClientKind, Fault, FaultType, Privilege,
+    Replay, Stalled, Translation,
 };
 pub use self::unit::{Unit, Window};
 
@@ -91,9 +94,25 @@ impl Mmu {
         self.core.replays.abandon(inst);
     }
 
-    /// Reports a fault that is not replayable in fault buffer 0.
+    /// Reports a fault that nobody stalls on, in fault buffer 0: [`Unit::report`] on behalf of another client.
     pub fn report(&self, space: &AddressSpace, client: Client, fault: Fault) {
         self.core.report(space, client, fault);
+    }
+
+    /// Executes MEM_OP_A to _D of a privileged channel; returns when it is finished, as its ACK says. The caller's units
+    /// have no window open.
+    ///
+    /// # Errors
+    /// There is no such operation.
+    pub fn mem_op(&self, op: MemOp) -> Result<(), UnknownMemOp> {
+        match op.decode()? {
+            Decoded::Tlb(operation) => self.core.pri.mem_op(operation),
+            Decoded::Membar(landing) => {
+                self.core.drain(landing);
+            }
+            Decoded::Nothing => {}
+        }
+        Ok(())
     }
 
     /// Lands the held stores of all units, as a host WFI does for units that cannot do it themselves.

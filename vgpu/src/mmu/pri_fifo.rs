@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The PRI FIFO: invalidations that were triggered through BAR0 and wait for the MMU's thread.
+//! The PRI FIFO: invalidations that were triggered through BAR0 and wait for the MMU's thread, and those of MEM_OP
+//! among them.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,23 @@ struct State {
     operands: Operands,
     command: regs::Invalidate,
     page_fault_ctrl: regs::PageFaultCtrl,
-    queue: VecDeque<Operation>,
-    executing: bool,
+    /// In the order in which they came.
+    queue: VecDeque<(Origin, Operation)>,
+    executing: Option<Origin>,
+    /// Operations of MEM_OP so far, and how many of them are finished: they are in order among each other.
+    mem_ops: u64,
+    mem_ops_finished: u64,
     error: bool,
     shutdown: bool,
+}
+
+/// Who waits for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Whoever polls PRI_FIFO_EMPTY.
+    Bar0,
+    /// The thread of a channel.
+    MemOp,
 }
 
 /// The invalidation registers and the queue behind them.
@@ -45,7 +59,9 @@ pub(crate) enum Work {
 
 impl State {
     fn space(&self) -> usize {
-        let used = self.queue.len() + usize::from(self.executing);
+        let queued = self.queue.iter().map(|(origin, _)| *origin);
+        let all = queued.chain(self.executing);
+        let used = all.filter(|origin| *origin == Origin::Bar0).count();
         regs::PRI_FIFO_DEPTH.saturating_sub(used)
     }
 
@@ -66,9 +82,13 @@ impl State {
             self.error = true;
             return Written::Dropped;
         }
-        self.queue
-            .push_back(Operation::decode(command, &self.operands));
+        let operation = Operation::decode(command, &self.operands);
+        self.queue.push_back((Origin::Bar0, operation));
         Written::Done
+    }
+
+    fn finish(&mut self, origin: Origin) {
+        self.mem_ops_finished += u64::from(origin == Origin::MemOp);
     }
 }
 
@@ -117,8 +137,8 @@ impl PriFifo {
             return Work::Shutdown;
         }
         match state.queue.pop_front() {
-            Some(operation) => {
-                state.executing = true;
+            Some((origin, operation)) => {
+                state.executing = Some(origin);
                 Work::Execute(operation)
             }
             None => Work::Idle,
@@ -127,19 +147,44 @@ impl PriFifo {
 
     /// The operation is finished, as far as PRI_FIFO_EMPTY tells.
     pub(crate) fn finish(&self) {
-        self.lock().executing = false;
+        let mut state = self.lock();
+        if let Some(origin) = state.executing.take() {
+            state.finish(origin);
+        }
         self.changed.notify_all();
+    }
+
+    /// Has an operation executed, and waits until it is finished (or the device is reset).
+    pub(crate) fn mem_op(&self, operation: Operation) {
+        let mut state = self.lock();
+        state.mem_ops += 1;
+        let ticket = state.mem_ops;
+        state.queue.push_back((Origin::MemOp, operation));
+        self.changed.notify_all();
+        let waits = |state: &mut State| state.mem_ops_finished < ticket && !state.shutdown;
+        drop(self.changed.wait_while(state, waits));
+    }
+
+    /// Whether PRF_FILTER lets prefetch faults pass.
+    pub(crate) fn sends_prefetches(&self) -> bool {
+        self.lock().page_fault_ctrl.prf_filter() == regs::PRF_FILTER_SEND_ALL
     }
 
     /// Forgets what is queued and waits for what is being executed.
     pub(crate) fn reset(&self) {
         let mut state = self.lock();
+        for (origin, _) in std::mem::take(&mut state.queue) {
+            state.finish(origin);
+        }
         *state = State {
             executing: state.executing,
+            mem_ops: state.mem_ops,
+            mem_ops_finished: state.mem_ops_finished,
             shutdown: state.shutdown,
             ..State::default()
         };
-        let executing = |state: &mut State| state.executing;
+        self.changed.notify_all();
+        let executing = |state: &mut State| state.executing.is_some();
         let finished = self.changed.wait_while(state, executing);
         drop(finished);
     }

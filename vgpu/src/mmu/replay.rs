@@ -61,8 +61,7 @@ enum Verdict {
 
 fn judge(op: ReplayOp, request: &Request<'_>, mmu: &impl Retry) -> Verdict {
     let (space, client) = (request.space, request.client);
-    let selected =
-        matches!(op, ReplayOp::CancelVa(cancel) if cancel.selects(space.pdb(), &request.fault));
+    let selected = matches!(op, ReplayOp::CancelVa(cancel) if cancel.selects(space.pdb(), &client, &request.fault));
     if selected {
         mmu.report_cancelled(request);
         return Verdict::Cancelled(request.fault);

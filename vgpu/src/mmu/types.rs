@@ -3,7 +3,10 @@
 
 use crate::bus::{Bus, GpuVa, PhysAddr};
 
-use super::format::{RaminPdbHi, RaminPdbLo, RAMIN_PAGE_DIR_BASE_HI, RAMIN_PAGE_DIR_BASE_LO};
+use super::format::{
+    RamfcConfig, RaminPdbHi, RaminPdbLo, RAMFC_CONFIG, RAMIN_PAGE_DIR_BASE_HI,
+    RAMIN_PAGE_DIR_BASE_LO,
+};
 
 /// What an instance block says about its channel's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +15,18 @@ pub struct AddressSpace {
     pub inst: PhysAddr,
     /// The page directory, if the block has a usable one.
     pub binding: Binding,
+    /// What its channel may do.
+    pub privilege: Privilege,
+}
+
+/// AUTH_LEVEL of the instance block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privilege {
+    /// Pages with PRIVILEGE fault, privileged methods are errors.
+    #[default]
+    User,
+    /// Pages with PRIVILEGE are like others.
+    Privileged,
 }
 
 /// The page directory of an instance block.
@@ -38,11 +53,21 @@ pub enum Replay {
 }
 
 impl AddressSpace {
-    /// Reads the page directory base (dev_ram, NV_RAMIN_PAGE_DIR_BASE) of the instance block at `inst`. A block that
-    /// cannot be read, has another page-table version or big page size, or names no memory, is [`Binding::Unbound`].
+    /// Reads the page directory base (dev_ram, NV_RAMIN_PAGE_DIR_BASE) and CONFIG of the instance block at `inst`. A
+    /// block that cannot be read, has another page-table version or big page size, or names no memory, is
+    /// [`Binding::Unbound`].
     pub fn from_instance_block(bus: &dyn Bus, inst: PhysAddr) -> Self {
-        let binding = Self::binding(bus, inst).unwrap_or(Binding::Unbound);
-        Self { inst, binding }
+        let config = bus.read_u32(inst.offset(RAMFC_CONFIG)).unwrap_or(0);
+        let privilege = if RamfcConfig::from(config).auth_level_privileged() {
+            Privilege::Privileged
+        } else {
+            Privilege::User
+        };
+        Self {
+            inst,
+            binding: Self::binding(bus, inst).unwrap_or(Binding::Unbound),
+            privilege,
+        }
     }
 
     fn binding(bus: &dyn Bus, inst: PhysAddr) -> Option<Binding> {
@@ -83,6 +108,8 @@ pub enum Access {
     Write = 1,
     /// A read-modify-write (ATOMIC_STRONG).
     Atomic = 2,
+    /// A load that nobody waits for: [`super::Unit::prefetch`].
+    Prefetch = 3,
 }
 
 /// FAULT_TYPE of a fault packet (dev_fault): those that this device raises.
@@ -103,7 +130,7 @@ pub enum FaultType {
     Ro = 0x6,
     /// The entry names an aperture that the device has not.
     UnsupportedAperture = 0xa,
-    /// The entry names a storage kind that the device has not, or is sparse.
+    /// The entry names a storage kind that the device has not.
     UnsupportedKind = 0xc,
     /// A page table lies outside all memory.
     Region = 0xd,
@@ -129,6 +156,17 @@ pub struct Translation {
     pub phys: PhysAddr,
     /// Bytes from there to the end of the leaf; at least 1.
     pub bytes: u64,
+    /// What is there.
+    pub backing: Backing,
+}
+
+/// What a translation leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// An address of memory, or of none.
+    Memory,
+    /// A sparse page: reads give 0, writes are dropped. The address means nothing.
+    Sparse,
 }
 
 /// Who accesses memory, as fault packets name it.

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::bus::GpuVa;
+use crate::bus::{AtomicOp, GpuVa, PhysAddr, Width};
 
 use super::core::Core;
 use super::stores::{Landing, StoreQueue, LONGEST_HELD};
 use super::tlb::{Side, UnitTlb};
 use super::types::{
-    Access, AddressSpace, Client, ClientKind, Fault, FaultType, Stalled, Translation,
+    Access, AddressSpace, Backing, Client, ClientKind, Fault, FaultType, Stalled, Translation,
 };
 use super::walk;
 
@@ -124,10 +124,32 @@ impl Unit {
         self.core.stall(space, self.client, faults, killed)
     }
 
+    /// Reports a fault of a unit that does not stall on it: a packet in fault buffer 0. A unit with fault-and-switch
+    /// marks its channel as faulted before it calls this.
+    pub fn report(&self, space: &AddressSpace, fault: Fault) {
+        self.core.report(space, self.client, fault);
+    }
+
+    /// Translates an address ahead of its use. A fault stalls nobody, and is reported as PRF_FILTER says.
+    pub fn prefetch(&mut self, space: &AddressSpace, va: GpuVa) {
+        let fault = match self.window().translate(space, va, Access::Prefetch) {
+            Ok(_) => return,
+            Err(fault) => fault,
+        };
+        self.core.report_prefetch(space, self.client, fault);
+    }
+
     fn land(&self, which: Landing) {
         if self.core.late_writes.is_some() {
             let mut stores = self.state.stores();
             stores.land(&*self.core.bus, &self.core.counters, which);
+        }
+    }
+
+    /// Loads and atomics come after the unit's earlier stores.
+    fn order(&self, access: Access) {
+        if matches!(access, Access::Read | Access::Atomic) {
+            self.land(Landing::All);
         }
     }
 
@@ -138,9 +160,7 @@ impl Unit {
         access: Access,
     ) -> Result<Translation, FaultType> {
         count(&self.state.accesses);
-        if access != Access::Write {
-            self.land(Landing::All);
-        }
+        self.order(access);
         let pdb = space.pdb().ok_or(FaultType::UnboundInstBlock)?;
         let leaf = match self.tlb.get(&self.core.tlb, pdb, va) {
             Some(leaf) => {
@@ -153,17 +173,21 @@ impl Unit {
                 leaf
             }
         };
-        walk::check(&leaf, access)?;
+        walk::check(&leaf, access, space.privilege)?;
         let offset = va.0 & (leaf.size.bytes() - 1);
         Ok(Translation {
             phys: leaf.base.offset(offset),
             bytes: leaf.size.bytes() - offset,
+            backing: leaf.backing,
         })
     }
 
     fn store(&mut self, to: Translation, data: &[u8]) {
         let fits = usize::try_from(to.bytes).unwrap_or(usize::MAX);
         let data = data.get(..fits).unwrap_or(data);
+        if to.backing == Backing::Sparse {
+            return;
+        }
         let core = &*self.core;
         let Some(late) = core.late_writes else {
             core.write(to.phys, data);
@@ -205,6 +229,36 @@ impl Window<'_> {
         self.unit.translate(space, va, access).map_err(|kind| {
             self.unit.core.counters.faults.count();
             Fault { va, access, kind }
+        })
+    }
+
+    /// The translation of a physical address, for units that may use them: its accesses count as the window's.
+    pub fn physical(&self, phys: PhysAddr, bytes: u64, access: Access) -> Translation {
+        self.unit.order(access);
+        Translation {
+            phys,
+            bytes,
+            backing: Backing::Memory,
+        }
+    }
+
+    /// Reads what is at a translation of this window, which reaches as far as `out`. Where no memory is, all ones.
+    pub fn load(&self, from: Translation, out: &mut [u8]) {
+        match from.backing {
+            Backing::Memory => self.unit.core.read(from.phys, out),
+            Backing::Sparse => out.fill(0),
+        }
+    }
+
+    /// A read-modify-write at a translation of this window. Returns the old value; where no memory is, all ones.
+    pub fn atomic(&self, at: Translation, width: Width, op: AtomicOp) -> u64 {
+        if at.backing == Backing::Sparse {
+            return 0;
+        }
+        let core = &*self.unit.core;
+        core.bus.atomic(at.phys, width, op).unwrap_or_else(|_| {
+            core.counters.bus_errors.count();
+            u64::MAX
         })
     }
 

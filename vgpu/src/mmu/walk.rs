@@ -4,7 +4,7 @@
 use crate::bus::{Bus, BusError, GpuVa, PhysAddr};
 
 use super::format::{pte_offset, BigPde, Leaf, Level, PageSize, Pde, Pte, Table, VA_BITS};
-use super::types::{Access, FaultType};
+use super::types::{Access, FaultType, Privilege};
 
 /// What a valid directory entry leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +74,13 @@ pub(crate) fn walk(
         let entry = directory.offset(level.entry_offset(va.0));
         at = match level {
             Level::Pde0 => match read_pde0(bus, entry)? {
-                Pde0::Huge(leaf) => return Ok(leaf),
-                Pde0::Tables(tables) => tables,
+                Found::Leaf(leaf) => return Ok(leaf),
+                Found::Directory(tables) => tables,
             },
-            Level::Pde1 | Level::Pde2 | Level::Pde3 => read_pde(bus, entry)?,
+            Level::Pde1 | Level::Pde2 | Level::Pde3 => match read_pde(bus, entry)? {
+                Found::Leaf(leaf) => return Ok(leaf),
+                Found::Directory(next) => next,
+            },
         };
         path.push(Step { level, to: at });
     }
@@ -88,16 +91,15 @@ pub(crate) fn walk(
 }
 
 /// Whether a leaf allows an access. Atomics need the right to write as well.
-pub(crate) fn check(leaf: &Leaf, access: Access) -> Result<(), FaultType> {
+pub(crate) fn check(leaf: &Leaf, access: Access, privilege: Privilege) -> Result<(), FaultType> {
     let rights = leaf.rights;
-    // No unit of this device makes privileged accesses.
-    if rights.privileged {
+    if rights.privileged && privilege == Privilege::User {
         return Err(FaultType::Priv);
     }
     match access {
         Access::Write | Access::Atomic if rights.read_only => Err(FaultType::Ro),
         Access::Atomic if rights.atomic_disable => Err(FaultType::Atomic),
-        Access::Read | Access::Write | Access::Atomic => Ok(()),
+        Access::Read | Access::Write | Access::Atomic | Access::Prefetch => Ok(()),
     }
 }
 
@@ -106,9 +108,10 @@ pub(crate) fn in_va_range(va: GpuVa) -> bool {
     va.0 >> VA_BITS == 0
 }
 
-enum Pde0 {
-    Huge(Leaf),
-    Tables(Directory),
+/// What a directory entry is.
+enum Found {
+    Leaf(Leaf),
+    Directory(Directory),
 }
 
 fn read_entry(bus: &dyn Bus, at: PhysAddr) -> Result<u64, FaultType> {
@@ -117,31 +120,32 @@ fn read_entry(bus: &dyn Bus, at: PhysAddr) -> Result<u64, FaultType> {
     })
 }
 
-fn read_pde(bus: &dyn Bus, at: PhysAddr) -> Result<Directory, FaultType> {
+fn read_pde(bus: &dyn Bus, at: PhysAddr) -> Result<Found, FaultType> {
     let pde = Pde::from(read_entry(bus, at)?);
     match pde.table() {
         // Leaves this high up do not exist.
         _ if pde.is_pte() => Err(FaultType::Pde),
-        Table::At(next) => Ok(Directory::Next(next)),
-        Table::Sparse => Err(FaultType::UnsupportedKind),
+        Table::At(next) => Ok(Found::Directory(Directory::Next(next))),
+        // All below it is sparse; the TLB takes the 2 MiB around the address.
+        Table::Sparse => Ok(Found::Leaf(Leaf::sparse(PageSize::Huge, false))),
         Table::Invalid => Err(FaultType::Pde),
     }
 }
 
-fn read_pde0(bus: &dyn Bus, at: PhysAddr) -> Result<Pde0, FaultType> {
+fn read_pde0(bus: &dyn Bus, at: PhysAddr) -> Result<Found, FaultType> {
     let low = read_entry(bus, at)?;
     let big = BigPde::from(low);
     if big.is_pte() {
-        return Pte::from(low).leaf(PageSize::Huge).map(Pde0::Huge);
+        return Pte::from(low).leaf(PageSize::Huge).map(Found::Leaf);
     }
     let small = Pde::from(read_entry(bus, at.offset(8))?).table();
     // VOL_SMALL does not make an entry sparse, VOL_BIG does.
     match (big.table(), small.address()) {
         (Table::Invalid, None) => Err(FaultType::Pde),
-        (Table::Sparse, None) => Err(FaultType::UnsupportedKind),
+        (Table::Sparse, None) => Ok(Found::Leaf(Leaf::sparse(PageSize::Huge, false))),
         (big, small) => {
             let big = big.address();
-            Ok(Pde0::Tables(Directory::Tables { big, small }))
+            Ok(Found::Directory(Directory::Tables { big, small }))
         }
     }
 }

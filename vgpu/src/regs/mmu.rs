@@ -75,7 +75,10 @@ pub(crate) struct InvalidateSize {
     __: u32,
 }
 
-/// NV_PFB_PRI_MMU_PAGE_FAULT_CTRL; this device issues no prefetches, so nothing is filtered.
+/// PRF_FILTER: all prefetch faults are reported. Of its other values, NONE is the one that this device knows.
+pub(crate) const PRF_FILTER_SEND_ALL: u8 = 0;
+
+/// NV_PFB_PRI_MMU_PAGE_FAULT_CTRL.
 #[bitfield(u32)]
 pub(crate) struct PageFaultCtrl {
     #[bits(2, default = 3)]

@@ -3,7 +3,7 @@
 
 use mirage_vgpu::bus::{Aperture, GpuVa, PhysAddr};
 use mirage_vgpu::config::Config;
-use mirage_vgpu::mmu::{Access, AddressSpace, Client, ClientKind, Fault, FaultType, Stalled};
+use mirage_vgpu::mmu::{Access, AddressSpace, Fault, FaultType, Stalled};
 
 use crate::memory::{sys, vid, Write};
 use crate::rig::*;
@@ -119,15 +119,8 @@ pub(crate) fn wait_for_packets(rig: &Rig, buffer: u64, count: usize) {
     eventually("packets", || pending(rig, buffer).len() >= count);
 }
 
-fn host() -> Client {
-    Client {
-        kind: ClientKind::Hub { client: 6 },
-        engine_id: 32,
-    }
-}
-
-fn report(rig: &Rig, space: &AddressSpace, va: u64) {
-    rig.mmu.report(space, host(), pte_fault(va, Access::Write));
+pub(crate) fn report(rig: &Rig, space: &AddressSpace, va: u64) {
+    rig.host().report(space, pte_fault(va, Access::Write));
 }
 
 #[test]

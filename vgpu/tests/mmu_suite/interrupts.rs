@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The interrupt tree: levels, enables, messages.
 
-use mirage_vgpu::mmu::{Access, Client, ClientKind};
+use mirage_vgpu::mmu::Access;
 
 use crate::fault_buffers::{drain, enable, get, CORRUPTED, NON_REPLAY, OVERFLOW, REPLAY};
 use crate::memory::vid;
@@ -32,13 +32,8 @@ fn armed() -> Rig {
 }
 
 fn fault(rig: &Rig) {
-    let client = Client {
-        kind: ClientKind::Hub { client: 6 },
-        engine_id: 32,
-    };
     let space = rig.space(0, vid(0x10_0000));
-    rig.mmu
-        .report(&space, client, pte_fault(0x1000, Access::Read));
+    rig.host().report(&space, pte_fault(0x1000, Access::Read));
 }
 
 #[test]

@@ -235,6 +235,7 @@ fn a_device_that_goes_away_abandons_all_stalls() {
             pdb: vid(0x10_0000),
             replay: mirage_vgpu::mmu::Replay::Enabled,
         },
+        privilege: mirage_vgpu::mmu::Privilege::User,
     };
     let mut sm = mmu.register_unit(mirage_vgpu::mmu::Client {
         kind: mirage_vgpu::mmu::ClientKind::Gpc { gpc: 0, client: 0 },

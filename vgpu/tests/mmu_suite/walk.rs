@@ -2,7 +2,7 @@
 //! The walk: which address, which leaf, which fault.
 
 use mirage_vgpu::bus::{Aperture, PhysAddr};
-use mirage_vgpu::mmu::{Access, AddressSpace, Binding, FaultType};
+use mirage_vgpu::mmu::{Access, AddressSpace, Backing, Binding, FaultType, Privilege};
 
 use crate::memory::{sys, vid, Memory, RAM_BASE};
 use crate::rig::{reaches, translate, Rig, ACK_GLOBALLY, ALL};
@@ -156,7 +156,6 @@ fn what_the_device_has_not_is_a_fault_of_its_own() {
         read_through(good | ENCRYPTED),
         Err(FaultType::UnsupportedKind)
     );
-    assert_eq!(read_through(VOL), Err(FaultType::UnsupportedKind), "sparse");
     assert_eq!(read_through(good & !VALID), Err(FaultType::Pte));
     assert_eq!(read_through(good | VOL), Ok(vid(PAGE)));
 }
@@ -223,18 +222,28 @@ fn a_bad_instance_block_is_unbound() {
     assert_eq!(nowhere.binding, Binding::Unbound);
 }
 
+/// Where an address leads, None for a sparse page, and how far that reaches.
+type Reached = (Option<PhysAddr>, u64);
+
+/// A directory entry.
+enum Entry {
+    Table(PhysAddr),
+    Sparse,
+    Invalid,
+}
+
 /// The walk as the manual tells it, over raw bits and without any caching.
-fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64), FaultType> {
+fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<Reached, FaultType> {
     use mirage_vgpu::bus::Bus;
     let read = |at| memory.read_u64(at).map_err(|_| FaultType::Region);
     let table = |value: u64, shift: u32, lowest: u32| {
         let (aperture, vid_top) = ((value >> 1) & 3, 32);
         let field = |top: u32| ((value >> lowest) & ((1 << (top - lowest + 1)) - 1)) << shift;
         match aperture {
-            1 => Ok(vid(field(vid_top))),
-            0 if (value >> 3) & 1 == 1 => Err(FaultType::UnsupportedKind),
-            0 => Err(FaultType::Pde),
-            _ => Ok(PhysAddr {
+            1 => Entry::Table(vid(field(vid_top))),
+            0 if (value >> 3) & 1 == 1 => Entry::Sparse,
+            0 => Entry::Invalid,
+            _ => Entry::Table(PhysAddr {
                 aperture: Aperture::Sys,
                 addr: field(53),
             }),
@@ -242,8 +251,10 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
     };
     let leaf = |value: u64, size: u64| {
         let kind_and_encrypted = (value >> 56) | (value >> 4) & 1;
+        let offset = va % size;
         let base = match (value & 1, (value >> 1) & 3) {
-            (0, _) if value & VOL != 0 => return Err(FaultType::UnsupportedKind),
+            (0, _) if value & (VOL | PRIVILEGE) == VOL => return Ok((None, size - offset)),
+            (0, _) if value & VOL != 0 => return Err(FaultType::Priv),
             (0, _) => return Err(FaultType::Pte),
             (_, 1) => return Err(FaultType::UnsupportedAperture),
             _ if kind_and_encrypted != 0 => return Err(FaultType::UnsupportedKind),
@@ -256,14 +267,11 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
         if value & PRIVILEGE != 0 {
             return Err(FaultType::Priv);
         }
-        let offset = va % size;
-        Ok((
-            PhysAddr {
-                aperture: base.aperture,
-                addr: base.addr / size * size + offset,
-            },
-            size - offset,
-        ))
+        let phys = PhysAddr {
+            aperture: base.aperture,
+            addr: base.addr / size * size + offset,
+        };
+        Ok((Some(phys), size - offset))
     };
     let mut at = root;
     for (shift, mask) in [(47, 3), (38, 0x1ff), (29, 0x1ff)] {
@@ -271,7 +279,11 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
         if value & 1 == 1 {
             return Err(FaultType::Pde);
         }
-        at = table(value, 12, 8)?;
+        at = match table(value, 12, 8) {
+            Entry::Table(next) => next,
+            Entry::Sparse => return Ok((None, MIB2 - va % MIB2)),
+            Entry::Invalid => return Err(FaultType::Pde),
+        };
     }
     let low = read(at.offset(((va >> 21) & 0xff) * 16))?;
     if low & 1 == 1 {
@@ -279,16 +291,16 @@ fn reference(memory: &Memory, root: PhysAddr, va: u64) -> Result<(PhysAddr, u64)
     }
     let high = read(at.offset(((va >> 21) & 0xff) * 16 + 8))?;
     let (big, small) = (table(low, 8, 4), table(high, 12, 8));
-    if let Ok(big) = big {
+    if let Entry::Table(big) = big {
         let value = read(big.offset(((va >> 16) & 0x1f) * 8))?;
-        if value & (VALID | VOL | PRIVILEGE) != 0 || small.is_err() {
+        if value & (VALID | VOL | PRIVILEGE) != 0 || !matches!(small, Entry::Table(_)) {
             return leaf(value, KIB64);
         }
     }
     match (big, small) {
-        (_, Ok(small)) => leaf(read(small.offset(((va >> 12) & 0x1ff) * 8))?, KIB4),
-        (Err(fault), Err(_)) => Err(fault),
-        (Ok(_), Err(_)) => unreachable!("decided above"),
+        (_, Entry::Table(small)) => leaf(read(small.offset(((va >> 12) & 0x1ff) * 8))?, KIB4),
+        (Entry::Sparse, _) => Ok((None, MIB2 - va % MIB2)),
+        (_, _) => Err(FaultType::Pde),
     }
 }
 
@@ -355,6 +367,7 @@ fn random_tables_translate_as_the_reference_says() {
                 pdb: root,
                 replay: mirage_vgpu::mmu::Replay::Enabled,
             },
+            privilege: Privilege::User,
         };
         let mut sm = rig.sm(0);
         for _ in 0..1000 {
@@ -363,9 +376,12 @@ fn random_tables_translate_as_the_reference_says() {
                 tables.random.u64(..1 << 49) & ((3 << 47) | (3 << 38) | (3 << 29) | 0xfff_ffff);
             let expected = reference(&rig.memory, root, va);
             let found = translate(&mut sm, &space, va, Access::Read);
-            let found = found.map(|translation| (translation.phys, translation.bytes));
+            let found = found.map(|translation| {
+                let phys = (translation.backing == Backing::Memory).then_some(translation.phys);
+                (phys, translation.bytes)
+            });
             assert_eq!(found, expected, "round {round}, {va:#x} from {root:?}");
-            leaves += u32::from(found.is_ok());
+            leaves += u32::from(found.is_ok_and(|(phys, _)| phys.is_some()));
         }
     }
     assert!(leaves > 1000, "random tables are too poor: {leaves} leaves");
