@@ -30,8 +30,17 @@ pub(crate) struct Test {
     pub(crate) module: &'static str,
     /// Seconds after which it counts as hung.
     pub(crate) seconds: u64,
-    /// The body.
-    pub(crate) run: fn() -> Result<()>,
+    /// What it does.
+    pub(crate) body: Body,
+}
+
+/// The body of a test.
+#[derive(Clone, Copy)]
+pub(crate) enum Body {
+    /// One that is written out.
+    Plain(fn() -> Result<()>),
+    /// One of many that a table generates, by its number there.
+    Case(fn(usize) -> Result<()>, usize),
 }
 
 impl Test {
@@ -51,7 +60,7 @@ macro_rules! guest_tests {
             name: stringify!($name),
             module: module_path!(),
             seconds: guest_tests!(@seconds $($seconds)?),
-            run: $name,
+            body: $crate::harness::Body::Plain($name),
         }),*];
     };
 }
@@ -86,7 +95,11 @@ pub(crate) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -
 
 /// Runs one test in this process.
 pub(crate) fn run_here(test: &Test) -> ExitCode {
-    match (test.run)() {
+    let outcome = match test.body {
+        Body::Plain(run) => run(),
+        Body::Case(run, number) => run(number),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(reason) => {
@@ -243,7 +256,7 @@ mod tests {
             name: "a_rule",
             module: "mirage_tests::memory",
             seconds: 1,
-            run: || Ok(()),
+            body: Body::Plain(|| Ok(())),
         };
         assert_eq!(test.full_name(), "memory::a_rule");
     }
