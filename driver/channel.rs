@@ -12,9 +12,11 @@ use crate::{
         errno,
         fence::{FenceTimeline, NewFence},
         mmio,
-        syncobj::Syncobj,
+        syncobj::{
+            InFence,
+            Signal, //
+        },
     },
-    push,
     ram::Target,
     regs::*,
     svm::{FaultReport, Reason, ReportAccess, Svm},
@@ -35,8 +37,16 @@ pub(crate) use ring::CHANNEL_MEM;
 
 /// Channels of a device.
 pub(crate) const CHANNELS: usize = 64;
-/// Most bytes of one push buffer.
+/// Most bytes of all push buffers of one EXEC.
 pub(crate) const PUSH_MAX: usize = 64 << 10;
+/// Most push buffers of one EXEC.
+pub(crate) const PUSHES_MAX: u32 = 256;
+/// Most fences that one EXEC waits for, and most places that get its fence.
+pub(crate) const SYNCS_MAX: u32 = 256;
+/// Time-out of a channel that asks for none.
+pub(crate) const TIMEOUT_DEFAULT_MS: u32 = 30_000;
+/// Longest time-out of a channel.
+pub(crate) const TIMEOUT_MAX_MS: u32 = 3_600_000;
 /// Longest wait for the hardware to let go of a channel.
 const PREEMPT_TIMEOUT: Delta = Delta::from_secs(2);
 
@@ -59,6 +69,16 @@ impl ChannelId {
     pub(crate) fn get(self) -> u32 {
         self.0
     }
+}
+
+/// One EXEC, validated.
+pub(crate) struct Exec {
+    /// All push buffers, one behind the other, each a sequence of whole methods.
+    pub(crate) words: KVVec<u32>,
+    /// To wait for before it runs.
+    pub(crate) waits: KVec<InFence>,
+    /// Get its fence.
+    pub(crate) signals: KVec<Signal>,
 }
 
 struct State {
@@ -134,19 +154,15 @@ impl Channel {
         &self.svm
     }
 
-    /// Appends a push buffer.
+    /// Appends work.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: not a sequence of whole methods, or too long. `EIO` or `ENODEV`: the channel has ended. `EINTR`: a signal came
-    /// while the ring was full. `ENOMEM`.
-    pub(crate) fn exec(&self, words: &[u32], out_sync: Option<&Syncobj>) -> Result {
-        push::validate(words)?;
-        let bytes = size_of_val(words);
-        if bytes > PUSH_MAX {
-            return Err(EINVAL);
-        }
+    /// `EIO` or `ENODEV`: the channel has ended. `EINTR`: a signal came while the ring was full. `ENOMEM`.
+    pub(crate) fn exec(&self, exec: Exec) -> Result {
+        let bytes = size_of_val(&*exec.words);
         let new_fence = NewFence::alloc()?;
+        exec.waits.iter().try_for_each(InFence::wait)?;
         let mut state = self.state.lock();
         let room = loop {
             state.error.map_or(Ok(()), Err)?;
@@ -161,9 +177,9 @@ impl Channel {
         };
         let fence = self.timeline.emit(new_fence);
         let ring = state.ring.as_mut().ok_or(ENODEV)?;
-        ring.submit(room, words, fence.clone())?;
-        if let Some(sync) = out_sync {
-            sync.replace_fence(&fence);
+        ring.submit(room, &exec.words, fence.clone())?;
+        for signal in exec.signals {
+            signal.install(&fence);
         }
         self.gpu.counters.execs.inc();
         let doorbell = NV_USERMODE_NOTIFY_CHANNEL_PENDING::from(self.id.get());

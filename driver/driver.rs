@@ -183,8 +183,12 @@ impl drm::Driver for MirageDrm {
         MirageDrm,
         (MIRAGE_GETPARAM, drm_mirage_getparam, ioctl::RENDER_ALLOW, MirageFile::getparam),
         (MIRAGE_SVM_INIT, drm_mirage_svm_init, ioctl::RENDER_ALLOW, MirageFile::svm_init),
+        (MIRAGE_SVM_BIND, drm_mirage_svm_bind, ioctl::RENDER_ALLOW, MirageFile::svm_bind),
+        (MIRAGE_SVM_QUERY, drm_mirage_svm_query, ioctl::RENDER_ALLOW, MirageFile::svm_query),
         (MIRAGE_CHANNEL_ALLOC, drm_mirage_channel_alloc, ioctl::RENDER_ALLOW, MirageFile::channel_alloc),
         (MIRAGE_CHANNEL_FREE, drm_mirage_channel_free, ioctl::RENDER_ALLOW, MirageFile::channel_free),
+        (MIRAGE_CHANNEL_QUERY, drm_mirage_channel_query, ioctl::RENDER_ALLOW, MirageFile::channel_query),
+        (MIRAGE_CHANNEL_RESET, drm_mirage_channel_reset, ioctl::RENDER_ALLOW, MirageFile::channel_reset),
         (MIRAGE_EXEC, drm_mirage_exec, ioctl::RENDER_ALLOW, MirageFile::exec),
         (MIRAGE_FAULT_REPORT, drm_mirage_fault_report, ioctl::RENDER_ALLOW, MirageFile::fault_report),
     }

@@ -16,14 +16,11 @@ use crate::{
     },
     kapi::{
         drm,
+        errno,
         mm,
-        raw,
-        syncobj::Syncobj, //
+        raw, //
     },
-    svm::{
-        Exec,
-        Svm, //
-    }, //
+    svm::Svm,
 };
 use core::ops::Range;
 use kernel::{
@@ -35,11 +32,9 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    uaccess::{
-        UserPtr,
-        UserSlice, //
-    }, //
 };
+
+mod exec;
 
 type File = drm::File<MirageFile>;
 type Registered = MirageDevice<drm::Registered>;
@@ -146,48 +141,22 @@ impl MirageFile {
         Ok(0)
     }
 
-    /// CHANNEL_ALLOC.
-    pub(crate) fn channel_alloc(
+    /// SVM_BIND.
+    pub(crate) fn svm_bind(
         _device: &Registered,
-        args: &mut raw::drm_mirage_channel_alloc,
-        file: &File,
+        _args: &mut raw::drm_mirage_svm_bind,
+        _file: &File,
     ) -> Result<u32> {
-        require_zero(&[args.flags])?;
-        args.channel = file.inner().svm()?.channel_alloc()?;
-        Ok(0)
+        Err(errno::not_supported())
     }
 
-    /// CHANNEL_FREE.
-    pub(crate) fn channel_free(
+    /// SVM_QUERY.
+    pub(crate) fn svm_query(
         _device: &Registered,
-        args: &mut raw::drm_mirage_channel_free,
-        file: &File,
+        _args: &mut raw::drm_mirage_svm_query,
+        _file: &File,
     ) -> Result<u32> {
-        require_zero(&[args.pad])?;
-        file.inner().svm()?.channel_free(args.channel)?;
-        Ok(0)
-    }
-
-    /// EXEC.
-    pub(crate) fn exec(
-        _device: &Registered,
-        args: &mut raw::drm_mirage_exec,
-        file: &File,
-    ) -> Result<u32> {
-        let this = file.inner();
-        require_zero(&[args.flags])?;
-        check_push_size(args.push_size, this.gpu.param(Param::PushMax))?;
-        let svm = this.svm()?;
-        let out_sync = match args.out_sync {
-            0 => None,
-            handle => Some(Syncobj::find(file, handle)?),
-        };
-        svm.exec(Exec {
-            channel: args.channel,
-            push: copy_push(args)?,
-            out_sync,
-        })?;
-        Ok(0)
+        Err(errno::not_supported())
     }
 
     /// FAULT_REPORT.
@@ -229,6 +198,15 @@ fn param(number: u64) -> Result<Param> {
         raw::drm_mirage_param_DRM_MIRAGE_PARAM_UNMANAGED_ALIGN => Param::UnmanagedAlign,
         raw::drm_mirage_param_DRM_MIRAGE_PARAM_UNMANAGED_MIN => Param::UnmanagedMin,
         raw::drm_mirage_param_DRM_MIRAGE_PARAM_PUSH_MAX => Param::PushMax,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_FEATURES => Param::Features,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_COPY_CLASS => Param::CopyClass,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_COPY_ENGINES => Param::CopyEngines,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_PUSHES_MAX => Param::PushesMax,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_SYNCS_MAX => Param::SyncsMax,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_CHANNELS_PER_FILE => Param::ChannelsPerFile,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT => Param::TimeoutDefault,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_TIMEOUT_MAX => Param::TimeoutMax,
+        raw::drm_mirage_param_DRM_MIRAGE_PARAM_QUERY_PAGES_MAX => Param::QueryPagesMax,
         _ => return Err(EINVAL),
     })
 }
@@ -245,26 +223,4 @@ fn unmanaged_range(args: &raw::drm_mirage_svm_init, gpu: &Gpu) -> Result<Range<u
         return Err(EINVAL);
     }
     Ok(start..end)
-}
-
-/// Size of a word of a push buffer in bytes.
-const WORD: usize = size_of::<u32>();
-
-fn check_push_size(size: u32, max: u64) -> Result {
-    // CAST: 4 fits.
-    if size == 0 || size % WORD as u32 != 0 || u64::from(size) > max {
-        return Err(EINVAL);
-    }
-    Ok(())
-}
-
-/// Copies the push buffer of EXEC, whose size has been checked.
-fn copy_push(args: &raw::drm_mirage_exec) -> Result<KVVec<u32>> {
-    let size = usize::try_from(args.push_size)?;
-    let user = UserPtr::from_addr(usize::try_from(args.push_ptr)?);
-    let mut push = KVVec::from_elem(0u32, size / WORD, GFP_KERNEL)?;
-    UserSlice::new(user, size)
-        .reader()
-        .read_slice(push.as_mut_bytes())?;
-    Ok(push)
 }

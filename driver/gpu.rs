@@ -6,7 +6,10 @@
 //! register writes go nowhere, and nothing new is begun ([`Gpu::is_lost`]).
 
 use crate::{
-    channel::{Channel, ChannelId, CHANNELS, PUSH_MAX},
+    channel::{
+        Channel, ChannelId, CHANNELS, PUSHES_MAX, PUSH_MAX, SYNCS_MAX, TIMEOUT_DEFAULT_MS,
+        TIMEOUT_MAX_MS,
+    },
     counters::Counters,
     fault::FaultBuffers,
     kapi::{
@@ -51,6 +54,15 @@ pub(crate) enum Param {
     UnmanagedAlign,
     UnmanagedMin,
     PushMax,
+    Features,
+    CopyClass,
+    CopyEngines,
+    PushesMax,
+    SyncsMax,
+    ChannelsPerFile,
+    TimeoutDefault,
+    TimeoutMax,
+    QueryPagesMax,
 }
 
 /// What the PCI driver has mapped for the device.
@@ -164,6 +176,15 @@ impl Gpu {
             Param::ChannelsMax => CHANNELS as u64,
             Param::UnmanagedAlign | Param::UnmanagedMin => REGION_SIZE,
             Param::PushMax => PUSH_MAX as u64,
+            Param::Features => 0,
+            Param::CopyClass => VOLTA_DMA_COPY_A.into(),
+            Param::CopyEngines => 0,
+            Param::PushesMax => PUSHES_MAX.into(),
+            Param::SyncsMax => SYNCS_MAX.into(),
+            Param::ChannelsPerFile => CHANNELS as u64,
+            Param::TimeoutDefault => TIMEOUT_DEFAULT_MS.into(),
+            Param::TimeoutMax => TIMEOUT_MAX_MS.into(),
+            Param::QueryPagesMax => 0,
         }
     }
 

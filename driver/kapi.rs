@@ -19,4 +19,5 @@ pub(crate) mod raw;
 pub(crate) mod sort;
 pub(crate) mod syncobj;
 pub(crate) mod time;
+pub(crate) mod user;
 pub(crate) mod workqueue;

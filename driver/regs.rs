@@ -9,6 +9,8 @@ use kernel::io::register;
 
 /// The class of the compute engine, private to the virtual GPU (docs/vgpu.md).
 pub(crate) const MIRAGE_COMPUTE_A: u32 = 0xfec0;
+/// The class of the copy engines.
+pub(crate) const VOLTA_DMA_COPY_A: u32 = 0xc3b5;
 
 /// Which interrupt tree (and MSI-X vector) carries what.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::{
     channel::{Channel, ChannelId, CHANNEL_MEM},
     fault::{Fault, FaultAccess, Origin},
     gpu::Gpu,
-    kapi::{errno, syncobj::Syncobj, time, workqueue::flush_work},
+    kapi::{errno, time, workqueue::flush_work},
     tlb::{CacheLevel, Scope},
     vram::VramOffset,
 };
@@ -93,16 +93,6 @@ impl FaultReport {
             dropped: 0,
         }
     }
-}
-
-/// One EXEC, validated.
-pub(crate) struct Exec {
-    /// Which channel, as the program names it.
-    pub(crate) channel: u32,
-    /// The push buffer.
-    pub(crate) push: KVVec<u32>,
-    /// Gets the fence.
-    pub(crate) out_sync: Option<Syncobj>,
 }
 
 #[derive(Default)]
@@ -240,14 +230,8 @@ impl Svm {
         Ok(())
     }
 
-    /// Runs a push buffer.
-    pub(crate) fn exec(self: &Arc<Self>, exec: Exec) -> Result {
-        self.channel(exec.channel)?
-            .exec(&exec.push, exec.out_sync.as_ref())
-    }
-
     /// The channel of this address space with that handle.
-    fn channel(self: &Arc<Self>, handle: u32) -> Result<Arc<Channel>> {
+    pub(crate) fn channel(self: &Arc<Self>, handle: u32) -> Result<Arc<Channel>> {
         ChannelId::new(handle)
             .and_then(|id| self.gpu.channel(id))
             .filter(|channel| Arc::ptr_eq(channel.svm(), self))

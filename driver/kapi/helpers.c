@@ -36,6 +36,26 @@ void mirage_drm_syncobj_put(struct drm_syncobj *syncobj)
 	drm_syncobj_put(syncobj);
 }
 
+/* The last point of a timeline; 0 if it has none. */
+u64 mirage_drm_syncobj_last_point(struct drm_syncobj *syncobj)
+{
+	struct dma_fence *fence = drm_syncobj_fence_get(syncobj);
+	u64 point = to_dma_fence_chain(fence) ? fence->seqno : 0;
+
+	dma_fence_put(fence);
+	return point;
+}
+
+struct dma_fence_chain *mirage_dma_fence_chain_alloc(void)
+{
+	return dma_fence_chain_alloc();
+}
+
+void mirage_dma_fence_chain_free(struct dma_fence_chain *chain)
+{
+	dma_fence_chain_free(chain);
+}
+
 bool mirage_mmu_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq)
 {
 	return mmu_interval_read_retry(notifier, seq);

@@ -5,6 +5,7 @@
 #ifndef MIRAGE_HELPERS_H
 #define MIRAGE_HELPERS_H
 
+#include <linux/dma-fence-chain.h>
 #include <linux/dma-fence.h>
 #include <linux/dma-mapping.h>
 #include <linux/hmm.h>
@@ -21,6 +22,9 @@ void mirage_dma_fence_set_error(struct dma_fence *fence, int error);
 
 void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *));
 void mirage_drm_syncobj_put(struct drm_syncobj *syncobj);
+u64 mirage_drm_syncobj_last_point(struct drm_syncobj *syncobj);
+struct dma_fence_chain *mirage_dma_fence_chain_alloc(void);
+void mirage_dma_fence_chain_free(struct dma_fence_chain *chain);
 
 bool mirage_mmu_interval_read_retry(struct mmu_interval_notifier *notifier, unsigned long seq);
 void mirage_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);

@@ -4,14 +4,14 @@
 use std::os::fd::AsFd;
 
 use anyhow::{ensure, Result};
-use mirage::uapi::{ChannelFree, Exec, IoctlId, Param};
+use mirage::uapi::{ChannelFree, Exec, IoctlId, Param, Push, SyncPoint};
 use mirage::{Channel, Gpu};
 use nix::errno::Errno;
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror};
 use crate::harness::guest_tests;
-use crate::ioctls::{call, exec};
+use crate::ioctls::{call, describe, exec};
 use crate::region::{Region, PAGE};
 
 guest_tests![
@@ -24,14 +24,15 @@ guest_tests![
 
 /// EXEC without a fence, once: a signal is not hidden.
 pub(crate) fn exec_once(gpu: &Gpu, channel: &Channel, push: &[u32]) -> nix::Result<()> {
-    call(gpu.as_fd(), IoctlId::Exec, exec(push, channel.handle())).map(drop)
+    let pushes = [describe(push)];
+    call(gpu.as_fd(), IoctlId::Exec, exec(&pushes, channel.handle())).map(drop)
 }
 
 fn a_push_buffer_of_an_odd_or_excessive_size_is_invalid() -> Result<()> {
     let mirror = Mirror::new()?;
     let max = mirror.gpu.param(Param::PushMax)? as u32;
     let push = vec![0_u32; max as usize / 4 + 1];
-    for push_size in [
+    for size in [
         0,
         1,
         2,
@@ -43,14 +44,18 @@ fn a_push_buffer_of_an_odd_or_excessive_size_is_invalid() -> Result<()> {
         u32::MAX,
         u32::MAX - 3,
     ] {
-        let exec = Exec {
-            push_size,
-            ..exec(&push, mirror.channel.handle())
-        };
-        let outcome = call(mirror.gpu.as_fd(), IoctlId::Exec, exec);
+        let pushes = [Push {
+            size,
+            ..describe(&push)
+        }];
+        let outcome = call(
+            mirror.gpu.as_fd(),
+            IoctlId::Exec,
+            exec(&pushes, mirror.channel.handle()),
+        );
         ensure!(
             outcome.err() == Some(Errno::EINVAL),
-            "{push_size} bytes: {outcome:?}"
+            "{size} bytes: {outcome:?}"
         );
     }
     Ok(())
@@ -78,16 +83,20 @@ fn a_push_buffer_that_cannot_be_read_is_a_fault() -> Result<()> {
     let (mirror, mut region) = (Mirror::new()?, Region::anonymous(2 * PAGE)?);
     region.unmap(PAGE..2 * PAGE)?;
     let half = region.at(PAGE - 8).addr();
-    for push_ptr in [0, 8, half, u64::MAX - 7, 0xffff_8880_0000_0000] {
-        let exec = Exec {
-            push_ptr,
-            push_size: 16,
-            ..exec(&[], mirror.channel.handle())
-        };
-        let outcome = call(mirror.gpu.as_fd(), IoctlId::Exec, exec);
+    for va in [0, 8, half, u64::MAX - 7, 0xffff_8880_0000_0000] {
+        let pushes = [Push {
+            va,
+            size: 16,
+            flags: 0,
+        }];
+        let outcome = call(
+            mirror.gpu.as_fd(),
+            IoctlId::Exec,
+            exec(&pushes, mirror.channel.handle()),
+        );
         ensure!(
             outcome.err() == Some(Errno::EFAULT),
-            "push buffer at {push_ptr:#x}: {outcome:?}"
+            "push buffer at {va:#x}: {outcome:?}"
         );
     }
     still_works(&mirror)
@@ -95,10 +104,11 @@ fn a_push_buffer_that_cannot_be_read_is_a_fault() -> Result<()> {
 
 fn handles_that_were_never_given_out_are_unknown() -> Result<()> {
     let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
+    let pushes = [describe(&push)];
     let (fd, known) = (mirror.gpu.as_fd(), mirror.channel.handle());
     for channel in [known + 1, known + 63, u32::MAX, 1 << 31] {
         ensure_eq!(
-            call(fd, IoctlId::Exec, exec(&push, channel)).err(),
+            call(fd, IoctlId::Exec, exec(&pushes, channel)).err(),
             Some(Errno::ENOENT)
         );
         ensure_eq!(
@@ -106,9 +116,14 @@ fn handles_that_were_never_given_out_are_unknown() -> Result<()> {
             Some(Errno::ENOENT)
         );
     }
+    let signals = [SyncPoint {
+        handle: 12_345,
+        ..Default::default()
+    }];
     let exec = Exec {
-        out_sync: 12_345,
-        ..exec(&push, known)
+        sig_count: 1,
+        sig_ptr: signals.as_ptr().expose_provenance() as u64,
+        ..exec(&pushes, known)
     };
     ensure_eq!(call(fd, IoctlId::Exec, exec).err(), Some(Errno::ENOENT));
     let freed = mirror.svm.channel()?;
@@ -126,6 +141,7 @@ fn handles_that_were_never_given_out_are_unknown() -> Result<()> {
 
 fn channels_of_another_file_are_unknown() -> Result<()> {
     let (first, second, push) = (Mirror::new()?, Mirror::new()?, [0_u32; 2]);
+    let pushes = [describe(&push)];
     let spare: Vec<Channel> = (0..4)
         .map(|_| first.svm.channel())
         .collect::<mirage::Result<_>>()?;
@@ -135,7 +151,7 @@ fn channels_of_another_file_are_unknown() -> Result<()> {
         .filter(|&handle| handle != second.channel.handle());
     for channel in foreign {
         ensure_eq!(
-            call(second.gpu.as_fd(), IoctlId::Exec, exec(&push, channel)).err(),
+            call(second.gpu.as_fd(), IoctlId::Exec, exec(&pushes, channel)).err(),
             Some(Errno::ENOENT)
         );
         let free = call(

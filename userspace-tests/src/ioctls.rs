@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use anyhow::{ensure, Context, Result};
 use bytemuck::{bytes_of_mut, Pod};
 use mirage::uapi::{
-    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Param, SvmInit, DRM_IOCTL_BASE,
+    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Param, Push, SvmInit,
+    DRM_IOCTL_BASE,
 };
 use mirage::Gpu;
 use nix::errno::Errno;
@@ -43,12 +44,21 @@ pub(crate) fn call<T: Pod>(fd: BorrowedFd<'_>, id: IoctlId, mut argument: T) -> 
     Ok(argument)
 }
 
-pub(crate) fn exec(push: &[u32], channel: u32) -> Exec {
-    let push_size = size_of_val(push) as u32;
+/// A push buffer as EXEC wants it described.
+pub(crate) fn describe(push: &[u32]) -> Push {
+    Push {
+        va: push.as_ptr().expose_provenance() as u64,
+        size: size_of_val(push) as u32,
+        flags: 0,
+    }
+}
+
+/// EXEC of `pushes` without syncobjs.
+pub(crate) fn exec(pushes: &[Push], channel: u32) -> Exec {
     Exec {
-        push_ptr: push.as_ptr().expose_provenance() as u64,
-        push_size,
         channel,
+        push_count: pushes.len() as u32,
+        push_ptr: pushes.as_ptr().expose_provenance() as u64,
         ..Default::default()
     }
 }
@@ -86,7 +96,7 @@ fn parameters_of_the_device_make_sense() -> Result<()> {
 
 fn an_unknown_parameter_is_invalid() -> Result<()> {
     let file = open()?;
-    let known = Param::PushMax as u64;
+    let known = Param::QueryPagesMax as u64;
     for param in [known + 1, u64::MAX, 1 << 32, 1 << 63] {
         let outcome = call(
             file.as_fd(),
@@ -164,6 +174,7 @@ fn a_range_that_the_driver_cannot_use_is_invalid() -> Result<()> {
 
 fn unknown_flags_and_padding_are_invalid() -> Result<()> {
     let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
+    let pushes = [describe(&push)];
     let (fd, channel, file) = (mirror.gpu.as_fd(), mirror.channel.handle(), open()?);
     let (unmanaged_addr, unmanaged_size) = mirror.svm.unmanaged();
     for bit in (0..32).map(|bit| 1 << bit) {
@@ -189,7 +200,7 @@ fn unknown_flags_and_padding_are_invalid() -> Result<()> {
         );
         let alloc = ChannelAlloc {
             flags: bit,
-            channel: 0,
+            ..Default::default()
         };
         ensure_eq!(
             call(fd, IoctlId::ChannelAlloc, alloc).err(),
@@ -202,7 +213,7 @@ fn unknown_flags_and_padding_are_invalid() -> Result<()> {
         );
         let exec = Exec {
             flags: bit,
-            ..exec(&push, channel)
+            ..exec(&pushes, channel)
         };
         ensure_eq!(call(fd, IoctlId::Exec, exec).err(), Some(Errno::EINVAL));
     }
@@ -226,7 +237,7 @@ fn without_svm_init_there_is_nothing_to_use() -> Result<()> {
         "freed a channel of no mirror"
     );
     ensure!(
-        unknown(call(fd, IoctlId::Exec, exec(&push, 0)).err()),
+        unknown(call(fd, IoctlId::Exec, exec(&[describe(&push)], 0)).err()),
         "ran work of no mirror"
     );
     Ok(())
@@ -288,7 +299,7 @@ fn a_forked_child_may_not_use_the_file_of_its_parent() -> Result<()> {
             Some(Errno::EPERM)
         );
         ensure_eq!(
-            call(fd, IoctlId::Exec, exec(&push, channel)).err(),
+            call(fd, IoctlId::Exec, exec(&[describe(&push)], channel)).err(),
             Some(Errno::EPERM)
         );
         ensure_eq!(

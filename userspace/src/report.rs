@@ -42,6 +42,10 @@ pub enum Reason {
     Method,
     /// The device reported something that the driver does not understand, or hangs.
     Device,
+    /// The work did not end in the time that the channel allows.
+    Timeout,
+    /// The device was reset.
+    Reset,
     /// A value that this version of the library does not know.
     Unknown(u32),
 }
@@ -86,6 +90,8 @@ impl From<u32> for Reason {
             6 => Reason::Exited,
             7 => Reason::Method,
             8 => Reason::Device,
+            9 => Reason::Timeout,
+            10 => Reason::Reset,
             other => Reason::Unknown(other),
         }
     }
@@ -127,6 +133,8 @@ impl fmt::Display for Reason {
             Reason::Exited => "the process is exiting",
             Reason::Method => "bad method in the push buffer",
             Reason::Device => "the device failed",
+            Reason::Timeout => "the work did not end in time",
+            Reason::Reset => "the device was reset",
             Reason::Unknown(value) => return write!(f, "reason {value}"),
         })
     }

@@ -11,8 +11,8 @@ use nix::libc::c_void;
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 
 use crate::uapi::{
-    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, SvmInit, SyncFileInfo,
-    DRM_IOCTL_BASE,
+    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Push, SvmInit, SyncFileInfo,
+    SyncPoint, DRM_IOCTL_BASE, SYNC_SYNCOBJ,
 };
 
 /// The generated functions, unsafe because a request code and its argument must fit.
@@ -69,23 +69,29 @@ pub(crate) fn channel_free(fd: BorrowedFd<'_>, args: &ChannelFree) -> nix::Resul
     unsafe { raw::channel_free(fd.as_raw_fd(), args) }.map(drop)
 }
 
-/// EXEC of `push`; the driver copies it before it returns.
-pub(crate) fn exec(
-    fd: BorrowedFd<'_>,
-    push: &[u32],
-    channel: u32,
-    out_sync: u32,
-) -> nix::Result<()> {
+/// EXEC of `push`; the driver copies it before it returns. The binary syncobj `signal` gets the fence.
+pub(crate) fn exec(fd: BorrowedFd<'_>, push: &[u32], channel: u32, signal: u32) -> nix::Result<()> {
     let bytes: &[u8] = bytemuck::cast_slice(push);
-    let args = Exec {
-        push_ptr: bytes.as_ptr().expose_provenance() as u64,
-        push_size: u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?,
-        channel,
-        out_sync,
+    let pushes = [Push {
+        va: bytes.as_ptr().expose_provenance() as u64,
+        size: u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?,
         flags: 0,
+    }];
+    let signals = [SyncPoint {
+        kind: SYNC_SYNCOBJ,
+        handle: signal,
+        point: 0,
+    }];
+    let args = Exec {
+        channel,
+        push_count: 1,
+        sig_count: 1,
+        push_ptr: pushes.as_ptr().expose_provenance() as u64,
+        sig_ptr: signals.as_ptr().expose_provenance() as u64,
+        ..Exec::default()
     };
-    // SAFETY: the request code was made from the type of `args`; `push` is borrowed for the call. What the methods in it
-    // may do to memory is the promise of whoever called `Gpu::svm`.
+    // SAFETY: the request code was made from the type of `args`; the arrays and `push` are borrowed for the call. What the
+    // methods in it may do to memory is the promise of whoever called `Gpu::svm`.
     unsafe { raw::exec(fd.as_raw_fd(), &args) }.map(drop)
 }
 

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use mirage::uapi::{
-    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Param, SvmInit,
+    ChannelAlloc, ChannelFree, ChannelQuery, ChannelReset, Exec, FaultReport, Getparam, IoctlId,
+    Page, Param, Push, SvmBind, SvmInit, SvmQuery, SyncPoint, CHANNEL_STOPPED, ENGINE_COPY,
+    SYNC_SYNCOBJ, SYNC_TIMELINE,
 };
 use mirage::{Access, Reason};
 use nix::{request_code_readwrite, request_code_write};
@@ -46,18 +48,73 @@ fn structures(facts: &mut Facts) {
         ChannelAlloc,
         "drm_mirage_channel_alloc",
         flags,
-        channel
+        channel,
+        engine,
+        timeout_ms
     );
     layout!(facts, ChannelFree, "drm_mirage_channel_free", channel, pad);
     layout!(
         facts,
+        ChannelQuery,
+        "drm_mirage_channel_query",
+        channel,
+        state,
+        addr,
+        timestamp,
+        access,
+        reason,
+        submitted,
+        finished,
+        resets,
+        pad
+    );
+    layout!(
+        facts,
+        ChannelReset,
+        "drm_mirage_channel_reset",
+        channel,
+        flags
+    );
+    layout!(
+        facts,
+        SvmBind,
+        "drm_mirage_svm_bind",
+        va,
+        size,
+        op,
+        flags,
+        pages_done
+    );
+    layout!(facts, Page, "drm_mirage_page", gpu, cpu);
+    layout!(
+        facts,
+        SvmQuery,
+        "drm_mirage_svm_query",
+        va,
+        size,
+        pages_ptr,
+        flags,
+        page_size
+    );
+    layout!(facts, Push, "drm_mirage_push", va, size, flags);
+    layout!(facts, SyncPoint, "drm_mirage_sync", handle, point);
+    facts.add(
+        "offsetof(struct drm_mirage_sync, type)",
+        offset_of!(SyncPoint, kind),
+    );
+    layout!(
+        facts,
         Exec,
         "drm_mirage_exec",
-        push_ptr,
-        push_size,
         channel,
-        out_sync,
-        flags
+        push_count,
+        wait_count,
+        sig_count,
+        push_ptr,
+        wait_ptr,
+        sig_ptr,
+        flags,
+        pad
     );
     layout!(
         facts,
@@ -81,6 +138,22 @@ fn requests(facts: &mut Facts) {
     facts.add(
         "DRM_IOCTL_MIRAGE_SVM_INIT",
         request_code_write!(B, IoctlId::SvmInit.nr(), size_of::<SvmInit>()),
+    );
+    facts.add(
+        "DRM_IOCTL_MIRAGE_SVM_BIND",
+        request_code_readwrite!(B, IoctlId::SvmBind.nr(), size_of::<SvmBind>()),
+    );
+    facts.add(
+        "DRM_IOCTL_MIRAGE_SVM_QUERY",
+        request_code_write!(B, IoctlId::SvmQuery.nr(), size_of::<SvmQuery>()),
+    );
+    facts.add(
+        "DRM_IOCTL_MIRAGE_CHANNEL_QUERY",
+        request_code_readwrite!(B, IoctlId::ChannelQuery.nr(), size_of::<ChannelQuery>()),
+    );
+    facts.add(
+        "DRM_IOCTL_MIRAGE_CHANNEL_RESET",
+        request_code_write!(B, IoctlId::ChannelReset.nr(), size_of::<ChannelReset>()),
     );
     facts.add(
         "DRM_IOCTL_MIRAGE_CHANNEL_ALLOC",
@@ -111,6 +184,28 @@ fn parameters(facts: &mut Facts) {
     );
     facts.add("DRM_MIRAGE_PARAM_UNMANAGED_MIN", Param::UnmanagedMin as u64);
     facts.add("DRM_MIRAGE_PARAM_PUSH_MAX", Param::PushMax as u64);
+    facts.add("DRM_MIRAGE_PARAM_FEATURES", Param::Features as u64);
+    facts.add("DRM_MIRAGE_PARAM_COPY_CLASS", Param::CopyClass as u64);
+    facts.add("DRM_MIRAGE_PARAM_COPY_ENGINES", Param::CopyEngines as u64);
+    facts.add("DRM_MIRAGE_PARAM_PUSHES_MAX", Param::PushesMax as u64);
+    facts.add("DRM_MIRAGE_PARAM_SYNCS_MAX", Param::SyncsMax as u64);
+    facts.add(
+        "DRM_MIRAGE_PARAM_CHANNELS_PER_FILE",
+        Param::ChannelsPerFile as u64,
+    );
+    facts.add(
+        "DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT",
+        Param::TimeoutDefault as u64,
+    );
+    facts.add("DRM_MIRAGE_PARAM_TIMEOUT_MAX", Param::TimeoutMax as u64);
+    facts.add(
+        "DRM_MIRAGE_PARAM_QUERY_PAGES_MAX",
+        Param::QueryPagesMax as u64,
+    );
+    facts.add("DRM_MIRAGE_ENGINE_COPY", ENGINE_COPY);
+    facts.add("DRM_MIRAGE_CHANNEL_STOPPED", CHANNEL_STOPPED);
+    facts.add("DRM_MIRAGE_SYNC_SYNCOBJ", SYNC_SYNCOBJ);
+    facts.add("DRM_MIRAGE_SYNC_TIMELINE", SYNC_TIMELINE);
 }
 
 /// Compiles and runs a C program that prints the value of each expression; returns its output.
@@ -179,6 +274,8 @@ fn accesses_and_reasons_are_those_of_the_header() {
         ("EXITED", Reason::Exited),
         ("METHOD", Reason::Method),
         ("DEVICE", Reason::Device),
+        ("TIMEOUT", Reason::Timeout),
+        ("RESET", Reason::Reset),
     ];
     let names: Vec<String> = (accesses
         .iter()
