@@ -193,7 +193,9 @@ def suite_userspace():
 
 def suite_scripts():
     counts = Counts()
+    build("driver-stock", SCRIPTS / "build-driver.sh", "stock")
     build("vgpu", SCRIPTS / "build-rust.sh", "vgpu")
+    build("userspace", SCRIPTS / "build-rust.sh", "userspace")
     with open(LOGS / "test-scripts.log", "w", encoding="utf-8") as log:
         tests = unittest.defaultTestLoader.discover(str(SCRIPTS / "tests"))
         result = unittest.TextTestRunner(stream=log, verbosity=2).run(tests)

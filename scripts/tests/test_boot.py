@@ -2,7 +2,6 @@
 """The launcher: what it tells apart, what it passes through, what it leaves behind (nothing)."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import pathlib
@@ -17,16 +16,9 @@ SCRIPTS = pathlib.Path(__file__).resolve().parent.parent
 BOOT = SCRIPTS / "qemu-boot.sh"
 
 
-def load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-boot = load("boot", SCRIPTS / "boot.py")
-Status = boot.Status
+sys.path.insert(0, str(SCRIPTS))
+from launcher import console  # pylint: disable=wrong-import-position
+from launcher.status import Status  # pylint: disable=wrong-import-position
 
 
 def descendants(pid):
@@ -55,8 +47,8 @@ def wait_until(condition, seconds):
     return condition()
 
 
-def start(*command, options=(), gpus=0, env=None):
-    line = [BOOT, "--no-module", "--gpus", str(gpus), "--timeout", "120", *options]
+def start(*command, options=(), gpus=0, module=False, env=None):
+    line = [BOOT, *([] if module else ["--no-module"]), "--gpus", str(gpus), "--timeout", "120", *options]
     return subprocess.Popen(
         [*line, *(["--", *command] if command else [])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(env or {})},
@@ -73,7 +65,7 @@ class Reports(unittest.TestCase):
     """Which kernel messages fail a run."""
 
     def reported(self, line):
-        return boot.REPORT.search(line) is not None
+        return console.REPORT.search(line) is not None
 
     def test_every_kind_of_report_is_seen(self):
         for line in (
@@ -110,11 +102,11 @@ class Reports(unittest.TestCase):
 
     def test_a_report_is_found_however_the_bytes_are_cut(self):
         with tempfile.TemporaryDirectory() as directory:
-            console = boot.Console(pathlib.Path(directory, "log"))
+            found = console.Console(pathlib.Path(directory, "log"))
             for byte in b"[ 1.000000] fine\r\n[    2.000000] WARNING: not fine\r\n[    3.000000] more\r\n":
-                console.feed(bytes([byte]))
-            console.file.close()
-            self.assertEqual(console.first_report, 1)
+                found.feed(bytes([byte]))
+            found.file.close()
+            self.assertEqual(found.first_report, 1)
 
 
 class Commands(unittest.TestCase):
@@ -187,12 +179,52 @@ class Failures(unittest.TestCase):
     def test_virtual_gpu_that_dies_later(self):
         process = start("sh", "-c", "echo up; sleep 100", gpus=1)
         self.assertEqual(process.stdout.readline(), b"up\n")
-        victims = [p for p in descendants(process.pid) if "mirage-vgpu" in pathlib.Path(f"/proc/{p}/comm").read_text()]
-        self.assertEqual(len(victims), 1)
-        os.kill(victims[0], signal.SIGKILL)
+        os.kill(process_named(process.pid, "mirage-vgpu"), signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
         self.assertEqual(process.returncode, Status.VGPU_DIED, errors)
         self.assertIn(b"killed by SIGKILL", errors)
+
+
+def process_named(pid, word):
+    """The process below `pid` whose name has the word in it."""
+    found = [p for p in descendants(pid) if word in pathlib.Path(f"/proc/{p}/comm").read_text()]
+    assert len(found) == 1, found
+    return found[0]
+
+
+class WorkInFlight(unittest.TestCase):
+    """What becomes of the virtual GPU when the one that it works for dies under it."""
+
+    # A storm of faults from several processes, for as long as the guest lives.
+    STORM = "while :; do mirage-tests --filter storm; done >/dev/null 2>&1 & while :; do mirage-tests --filter exec; done >/dev/null 2>&1 & "
+
+    def start(self, then):
+        options = ["--timeout", "200"]
+        process = start("sh", "-c", self.STORM + "sleep 8; echo busy; " + then, options=options, gpus=1, module=True)
+        self.assertEqual(process.stdout.readline(), b"busy\n")
+        return process, process_named(process.pid, "mirage-vgpu")
+
+    def ended(self, process, gpu, status):
+        _, errors = process.communicate(timeout=120)
+        errors = errors.decode(errors="replace")
+        self.assertEqual(process.returncode, status, errors)
+        self.assertNotIn("did not end", errors)
+        self.assertFalse(alive(gpu))
+        logs = pathlib.Path(errors.strip().rpartition("qemu-boot: logs: ")[2])
+        self.assertRegex((logs / "vgpu0.log").read_text(), "Connection closed|Client is gone")
+
+    def test_a_virtual_gpu_whose_qemu_is_killed_ends_by_itself(self):
+        process, gpu = self.start("sleep 100")
+        os.kill(process_named(process.pid, "qemu-system"), signal.SIGKILL)
+        self.ended(process, gpu, Status.QEMU_DIED)
+
+    def test_a_virtual_gpu_whose_guest_crashes_ends_by_itself(self):
+        process, gpu = self.start("echo c >/proc/sysrq-trigger")
+        self.ended(process, gpu, Status.PANIC)
+
+    def test_a_virtual_gpu_whose_guest_reboots_ends_by_itself(self):
+        process, gpu = self.start("reboot -f")
+        self.ended(process, gpu, Status.QEMU_DIED)
 
 
 class Leftovers(unittest.TestCase):
