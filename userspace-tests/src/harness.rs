@@ -93,22 +93,40 @@ pub(crate) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -
     Ok(())
 }
 
-/// Runs one test in this process.
-pub(crate) fn run_here(test: &Test) -> ExitCode {
+/// How a test that ran in this process went.
+#[derive(Clone, Copy)]
+pub(crate) enum Verdict {
+    Pass,
+    Skip,
+    Fail,
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass => Self::SUCCESS,
+            Verdict::Skip => Self::from(EXIT_SKIP as u8),
+            Verdict::Fail => Self::from(EXIT_FAIL),
+        }
+    }
+}
+
+/// Runs one test in this process, prints why it did not pass.
+pub(crate) fn run_here(test: &Test) -> Verdict {
     let outcome = match test.body {
         Body::Plain(run) => run(),
         Body::Case(run, number) => run(number),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Verdict::Pass,
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(reason) => {
                 println!("{SKIP}{reason}");
-                ExitCode::from(EXIT_SKIP as u8)
+                Verdict::Skip
             }
             None => {
                 println!("{error:#}");
-                ExitCode::from(EXIT_FAIL)
+                Verdict::Fail
             }
         },
     }
@@ -161,7 +179,7 @@ fn run_apart(test: &Test) -> Result<Outcome> {
         File::from(memfd_create(c"output", MFdFlags::MFD_CLOEXEC).context("memfd_create")?);
     let start = Instant::now();
     let child = Command::new("/proc/self/exe")
-        .args(["--run-subtest", &test.full_name()])
+        .args(["--run-apart", &test.full_name()])
         .process_group(0)
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)

@@ -16,6 +16,7 @@ mod exec;
 mod faults;
 mod fixture;
 mod harness;
+mod igt;
 mod invalidate;
 mod ioctls;
 mod leaves;
@@ -24,6 +25,7 @@ mod operations;
 mod process;
 mod region;
 mod remap;
+mod samples;
 mod sys;
 
 /// All tests; those that take the device away come last.
@@ -47,7 +49,7 @@ const ALL: &[&[Test]] = &[
 #[derive(Parser)]
 struct Arguments {
     /// Print the names of the tests.
-    #[arg(long, visible_alias = "list-subtests")]
+    #[arg(long)]
     list: bool,
     /// Run only tests whose name matches this regular expression.
     #[arg(long, value_name = "RE")]
@@ -55,20 +57,38 @@ struct Arguments {
     /// Leave out tests whose name matches this regular expression.
     #[arg(long, value_name = "RE")]
     skip: Option<Regex>,
-    /// Run one test in this process. Exit status: 0 passed, 77 skipped, 98 failed.
+    /// Print the names of the tests as igt_runner has them.
+    #[arg(long)]
+    list_subtests: bool,
+    /// Run one test in this process and say so as igt_runner wants it. Exit status: 0 passed, 77 skipped, 98 failed.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["list", "filter", "skip"])]
     run_subtest: Option<String>,
+    /// Run one test in this process, for the one that prints KTAP.
+    #[arg(long, value_name = "NAME", hide = true)]
+    run_apart: Option<String>,
+}
+
+fn all() -> Vec<Test> {
+    let samples = std::env::var_os("MIRAGE_TEST_SAMPLES").map_or(&[][..], |_| samples::TESTS);
+    [&ALL.concat(), samples].concat()
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let all: Vec<Test> = ALL.concat();
+    let all = all();
+    if arguments.list_subtests {
+        igt::list_subtests(&all);
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(name) = arguments.run_subtest {
+        return Ok(igt::run_subtest(&all, &name));
+    }
+    if let Some(name) = arguments.run_apart {
         let test = all
             .iter()
             .find(|test| test.full_name() == name)
             .context("no such test")?;
-        return Ok(harness::run_here(test));
+        return Ok(harness::run_here(test).into());
     }
     let wanted = |test: &Test| {
         let matches = |pattern: &Regex| pattern.is_match(&test.full_name());
