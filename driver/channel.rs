@@ -3,37 +3,39 @@
 //! One channel: how work gets on it, and how it ends.
 //!
 //! Owner: the channel table of [`Gpu`]. A channel is live until it fails, is freed, or the device goes; then the hardware has
-//! been made to forget it, all fences of unfinished work have signalled with an error, and EXEC gives the error.
+//! been made to forget it, all fences of unfinished work have signalled with an error, and EXEC gives the error. One that failed
+//! can be reset: it begins anew, with an empty queue.
 
 use crate::{
     gpu::Gpu,
-    kapi::{
-        coherent::CoherentBuf,
-        errno,
-        fence::{FenceTimeline, NewFence},
-        mmio,
-        syncobj::{
-            InFence,
-            Signal, //
-        },
-    },
+    kapi::{coherent::CoherentBuf, errno, fence::FenceTimeline, mmio, workqueue::flush_work},
     ram::Target,
     regs::*,
-    svm::{FaultReport, Reason, ReportAccess, Svm},
+    svm::Svm,
     vram::{VramOffset, VramPage},
 };
 use kernel::{
+    impl_has_work,
     io::register::Array,
-    new_condvar, new_mutex,
+    new_condvar, new_mutex, new_work,
     prelude::*,
-    sync::{Arc, CondVar, Mutex},
+    sync::{atomic::Atomic, Arc, CondVar, Mutex},
     time::{delay, Delta, Instant, Monotonic},
+    workqueue::Work,
 };
 
+mod exec;
+mod fifo;
+mod queue;
 mod ring;
+mod robust;
 
+pub(crate) use exec::Exec;
+use queue::Queue;
 use ring::Ring;
-pub(crate) use ring::CHANNEL_MEM;
+pub(crate) use ring::{CHANNEL_MEM, MAPPED};
+use robust::timeout_ns;
+pub(crate) use robust::Notifier;
 
 /// Channels of a device.
 pub(crate) const CHANNELS: usize = 64;
@@ -71,21 +73,13 @@ impl ChannelId {
     }
 }
 
-/// One EXEC, validated.
-pub(crate) struct Exec {
-    /// All push buffers, one behind the other, each a sequence of whole methods.
-    pub(crate) words: KVVec<u32>,
-    /// To wait for before it runs.
-    pub(crate) waits: KVec<InFence>,
-    /// Get its fence.
-    pub(crate) signals: KVec<Signal>,
-}
-
 struct State {
     /// Taken when the channel is released.
     ring: Option<Ring>,
-    /// Why the channel takes no more work.
+    queue: Queue,
+    /// Why the channel takes no more work: `EIO` can be reset, the others are for good.
     error: Option<Error>,
+    notifier: Notifier,
 }
 
 /// One channel.
@@ -103,15 +97,39 @@ pub(crate) struct Channel {
     /// Signalled when work is finished or the channel ends.
     #[pin]
     progress: CondVar,
+    /// When work last got on, CLOCK_MONOTONIC in nanoseconds.
+    progress_at: Atomic<u64>,
+    timeout_ns: u64,
+    /// Lets work begin whose fences have signalled.
+    #[pin]
+    work: Work<Channel>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Channel { self.work }
+}
+
+/// How a channel is made.
+#[derive(Clone, Copy)]
+pub(crate) struct ChannelConfig {
+    /// How long work may run without getting on; 0 stands for the default.
+    pub(crate) timeout_ms: u32,
 }
 
 impl Channel {
     /// Makes a channel that is not started. Its memory is or will be mapped at `va`.
-    pub(crate) fn new(id: ChannelId, svm: &Arc<Svm>, va: u64) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        id: ChannelId,
+        svm: &Arc<Svm>,
+        va: u64,
+        config: ChannelConfig,
+    ) -> Result<Arc<Self>> {
         let gpu = svm.gpu();
         let state = State {
             ring: None,
+            queue: Queue::new()?,
             error: None,
+            notifier: Notifier::default(),
         };
         Arc::pin_init(
             try_pin_init!(Self {
@@ -123,6 +141,9 @@ impl Channel {
                 timeline: FenceTimeline::new(c"mirage"),
                 state <- new_mutex!(state, "mirage::channel"),
                 progress <- new_condvar!("mirage::progress"),
+                progress_at: Atomic::new(0),
+                timeout_ns: timeout_ns(config.timeout_ms),
+                work <- new_work!("mirage::channel_work"),
             }? Error),
             GFP_KERNEL,
         )
@@ -154,85 +175,6 @@ impl Channel {
         &self.svm
     }
 
-    /// Appends work.
-    ///
-    /// # Errors
-    ///
-    /// `EIO` or `ENODEV`: the channel has ended. `EINTR`: a signal came while the ring was full. `ENOMEM`.
-    pub(crate) fn exec(&self, exec: Exec) -> Result {
-        let bytes = size_of_val(&*exec.words);
-        let new_fence = NewFence::alloc()?;
-        exec.waits.iter().try_for_each(InFence::wait)?;
-        let mut state = self.state.lock();
-        let room = loop {
-            state.error.map_or(Ok(()), Err)?;
-            let ring = state.ring.as_mut().ok_or(ENODEV)?;
-            ring.retire()?;
-            if let Some(room) = ring.room(bytes) {
-                break room;
-            }
-            if self.progress.wait_interruptible(&mut state) {
-                return Err(EINTR);
-            }
-        };
-        let fence = self.timeline.emit(new_fence);
-        let ring = state.ring.as_mut().ok_or(ENODEV)?;
-        ring.submit(room, &exec.words, fence.clone())?;
-        for signal in exec.signals {
-            signal.install(&fence);
-        }
-        self.gpu.counters.execs.inc();
-        let doorbell = NV_USERMODE_NOTIFY_CHANNEL_PENDING::from(self.id.get());
-        self.gpu.bar0.write_reg(doorbell);
-        Ok(())
-    }
-
-    /// Signals the fences of work that is finished.
-    pub(crate) fn complete(&self) {
-        let mut state = self.state.lock();
-        // Without a ring, or with a device that is gone, there is no work.
-        let retired = state.ring.as_mut().map(Ring::retire);
-        drop(state);
-        if matches!(retired, Some(Ok(true))) {
-            self.progress.notify_all();
-        }
-    }
-
-    /// Ends the channel because of a bad method.
-    pub(crate) fn fail_method(&self, method: u32) {
-        let (addr, access) = (u64::from(method), ReportAccess::None);
-        self.fail(FaultReport::new(self.id, addr, access, Reason::Method));
-    }
-
-    /// Ends the channel because of what `report` says. Only the first end of a channel has an effect.
-    pub(crate) fn fail(&self, report: FaultReport) {
-        self.end(EIO, Some(report));
-    }
-
-    /// Ends the channel: the hardware forgets it, its unfinished work signals with `error`.
-    pub(crate) fn end(&self, error: Error, report: Option<FaultReport>) {
-        let mut state = self.state.lock();
-        if state.error.is_some() {
-            return;
-        }
-        state.error = Some(error);
-        // Before the fences signal, so that who waits for them finds it.
-        if let Some(report) = report {
-            self.gpu.counters.channel_errors.inc();
-            self.svm.report(report);
-        }
-        if self.stop_hardware().is_err() {
-            self.gpu.stop_dma("a channel does not stop");
-        }
-        if let Some(ring) = &mut state.ring {
-            // What was finished was finished; of a device that is gone nothing is known.
-            let _ = ring.retire();
-            ring.abandon(error);
-        }
-        drop(state);
-        self.progress.notify_all();
-    }
-
     /// Ends the channel and gives its memory back. It is out of the channel table.
     pub(crate) fn release(&self) {
         self.end(errno::canceled(), None);
@@ -242,6 +184,8 @@ impl Channel {
             self.svm.unmap_unmanaged(self.va);
             drop(ring);
         }
+        // Nothing queues it any more: who waited for fences has been dropped.
+        flush_work(&self.work);
     }
 
     fn start_hardware(&self) -> Result {

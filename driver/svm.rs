@@ -7,7 +7,7 @@
 //! first: channels stop, work is drained, regions go (mappings first, then notifiers), then the directory.
 
 use crate::{
-    channel::{Channel, ChannelId, CHANNEL_MEM},
+    channel::{Channel, ChannelConfig, ChannelId, CHANNEL_MEM, MAPPED},
     fault::{Fault, FaultAccess, Origin},
     gpu::Gpu,
     kapi::{errno, time, workqueue::flush_work},
@@ -66,6 +66,7 @@ pub(crate) enum Reason {
     Exited = 6,
     Method = 7,
     Device = 8,
+    Timeout = 9,
 }
 
 /// Why a channel was stopped, for the program.
@@ -203,11 +204,11 @@ impl Svm {
     }
 
     /// Makes a channel; returns its handle.
-    pub(crate) fn channel_alloc(self: &Arc<Self>) -> Result<u32> {
+    pub(crate) fn channel_alloc(self: &Arc<Self>, config: ChannelConfig) -> Result<u32> {
         let channel = self.gpu.insert_channel(|id| {
             let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
             let va = self.unmanaged.start + id.index() as u64 * CHANNEL_MEM;
-            let channel = Channel::new(id, self, va)?;
+            let channel = Channel::new(id, self, va, config)?;
             channel.start(mem).inspect_err(|_| channel.release())?;
             Ok(channel)
         })?;
@@ -242,7 +243,11 @@ impl Svm {
     pub(crate) fn map_unmanaged(&self, va: u64, dma: u64) -> Result {
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
-        space.map_unmanaged(&self.gpu.vram, va..va + CHANNEL_MEM, dma)
+        for (piece, access) in MAPPED {
+            let range = va + piece.start..va + piece.end;
+            space.map_unmanaged(&self.gpu.vram, range, dma + piece.start, access)?;
+        }
+        Ok(())
     }
 
     /// Undoes [`Svm::map_unmanaged`]; when it returns, the GPU does not reach the memory.

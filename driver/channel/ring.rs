@@ -2,18 +2,24 @@
 
 //! The memory of a channel and what is in flight in it.
 //!
-//! Everything that the hardware reads for a channel is in one piece of coherent memory, mapped at a fixed place in the unmanaged range.
-//! The program can write there through the GPU. That hurts no one but itself: addresses in it are translated by the program's own page
-//! tables, and the driver takes nothing from it but the semaphore, which can only finish work of the same channel early.
+//! Everything that the hardware reads for a channel is in one piece of coherent memory. USERD is reached by its physical address; the others are
+//! mapped at a fixed place in the unmanaged range: GP entries and push buffers read-only, so that a program cannot rewrite them through the GPU, and the
+//! semaphore writable, because the hardware releases it through the program's page tables. What a program can do to itself with
+//! that is to finish work of its own channel early, or late: then the time-out ends it.
 
-use super::PUSH_MAX;
+use super::{
+    fifo::Fifo,
+    PUSH_MAX, //
+};
 use crate::{
     gpu::Gpu,
+    gpu_pt::Access,
     kapi::{coherent::CoherentBuf, fence::Fence, mmio},
     push,
     ram::*,
     vram::VramOffset,
 };
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// Bytes of coherent memory of a channel.
@@ -33,14 +39,22 @@ const GP_ENTRIES: u32 = 1 << GP_ENTRIES_LOG2;
 /// Bytes of a GP entry.
 const GP_ENTRY_SIZE: usize = 8;
 /// Most pieces of work in flight; one less than fit, so that a full ring is not an empty one.
-const JOBS_MAX: usize = (GP_ENTRIES / 2 - 1) as usize;
-/// Bytes between the driver's own push buffers.
+const JOBS_MAX: usize = FENCE_SLOTS - 1;
+/// Push buffers of the driver's own, one for each piece of work in flight.
+const FENCE_SLOTS: usize = GP_ENTRIES as usize / 2;
+/// Bytes between them.
 const FENCE_STRIDE: usize = 32;
 
 const _: () =
     assert!(USERD_SIZE <= SEMAPHORE && GPFIFO + GP_ENTRIES as usize * GP_ENTRY_SIZE <= FENCES);
-const _: () = assert!(FENCES + GP_ENTRIES as usize / 2 * FENCE_STRIDE <= PUSHES);
+const _: () = assert!(FENCES + FENCE_SLOTS * FENCE_STRIDE <= PUSHES);
 const _: () = assert!(push::FENCE_WORDS * 4 <= FENCE_STRIDE && PUSH_MAX * 2 < PUSHES_SIZE);
+
+/// What the GPU maps of the memory, and whether it may write there. The rest of the page of USERD is not mapped.
+pub(crate) const MAPPED: [(Range<u64>, Access); 2] = [
+    (SEMAPHORE as u64..GPFIFO as u64, Access::ReadWrite),
+    (GPFIFO as u64..CHANNEL_MEM, Access::ReadOnly),
+];
 
 /// Work in flight.
 struct Job {
@@ -54,9 +68,11 @@ pub(super) struct Ring {
     mem: CoherentBuf,
     /// GPU address of `mem`.
     va: u64,
-    /// Oldest first. Has room for [`JOBS_MAX`], so that no memory is allocated while a fence is unsignalled.
-    jobs: KVec<Job>,
+    /// Oldest first.
+    jobs: Fifo<Job>,
     gp_put: u32,
+    /// Work put in so far, modulo the number of push buffers of the driver's own.
+    submitted: usize,
     /// Where the next push buffer goes.
     push_next: usize,
 }
@@ -73,7 +89,8 @@ impl Ring {
         Ok(Self {
             mem,
             va,
-            jobs: KVec::with_capacity(JOBS_MAX, GFP_KERNEL)?,
+            jobs: Fifo::with_capacity(JOBS_MAX)?,
+            submitted: 0,
             gp_put: 0,
             push_next: 0,
         })
@@ -81,10 +98,10 @@ impl Ring {
 
     /// Room for `bytes` of push buffer, if there is now.
     pub(super) fn room(&self, bytes: usize) -> Option<Room> {
-        let Some(oldest) = self.jobs.first() else {
+        let Some(oldest) = self.jobs.front() else {
             return Some(Room { start: 0 });
         };
-        if self.jobs.len() >= JOBS_MAX {
+        if self.jobs.is_full() {
             return None;
         }
         // In use is what lies from the oldest push buffer to `push_next`, round the corner or not. They are never equal
@@ -102,55 +119,80 @@ impl Ring {
 
     /// Writes push buffers and GP entries, and makes them visible to the hardware with GP_PUT.
     pub(super) fn submit(&mut self, room: Room, words: &[u32], fence: Fence) -> Result {
-        let put = self.gp_put;
         for (i, word) in words.iter().enumerate() {
             self.mem.write32(PUSHES + room.start + i * 4, *word)?;
         }
-        // CAST: `put` is less than GP_ENTRIES.
-        let own = FENCES + put as usize / 2 * FENCE_STRIDE;
+        let own = FENCES + self.submitted * FENCE_STRIDE;
         // CAST: The low half of the sequence number; `retire` compares the same half.
         let release = push::fence(self.va + SEMAPHORE as u64, fence.seqno() as u32)?;
         for (i, word) in release.iter().enumerate() {
             self.mem.write32(own + i * 4, *word)?;
         }
-        self.write_gp_entry(put, PUSHES + room.start, words.len())?;
-        self.write_gp_entry(put + 1, own, push::FENCE_WORDS)?;
+        let mut put = self.gp_put;
+        // Without a push buffer only the fence is passed on; an entry of no length would mean something else.
+        if !words.is_empty() {
+            self.write_gp_entry(put, PUSHES + room.start, words.len())?;
+            put = (put + 1) % GP_ENTRIES;
+        }
+        self.write_gp_entry(put, own, push::FENCE_WORDS)?;
+        put = (put + 1) % GP_ENTRIES;
         let job = Job {
             fence,
             push_start: room.start,
         };
-        self.jobs.push_within_capacity(job).map_err(|_| ENOSPC)?;
-        self.push_next = room.start + words.len() * 4;
-        self.gp_put = (put + 2) % GP_ENTRIES;
+        self.jobs.push(job).map_err(|_| ENOSPC)?;
+        self.submitted = (self.submitted + 1) % FENCE_SLOTS;
+        // A push buffer takes at least a word, so that the two ends are never equal while there is work.
+        self.push_next = room.start + words.len().max(1) * 4;
+        self.gp_put = put;
         mmio::wmb();
-        self.mem.write32(USERD + USERD_GP_PUT, self.gp_put)?;
+        self.mem.write32(USERD + USERD_GP_PUT, put)?;
         mmio::wmb();
         Ok(())
     }
 
-    /// Takes finished work out and signals it. Returns whether there was any.
-    pub(super) fn retire(&mut self) -> Result<bool> {
+    /// Whether nothing is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.len() == 0
+    }
+
+    /// Takes finished work out and signals it. Returns how much there was.
+    pub(super) fn retire(&mut self) -> Result<u64> {
         let done = self.mem.read32(SEMAPHORE)?;
-        let before = self.jobs.len();
-        while let Some(job) = self.jobs.first() {
-            // CAST: The semaphore holds the low half of the sequence number; far fewer than 2^31 are in flight.
-            if done.wrapping_sub(job.fence.seqno() as u32) > u32::MAX / 2 {
-                break;
-            }
+        let mut finished = 0;
+        // CAST: The semaphore holds the low half of the sequence number; far fewer than 2^31 are in flight.
+        let is_done = |job: &Job| done.wrapping_sub(job.fence.seqno() as u32) <= u32::MAX / 2;
+        while self.jobs.front().is_some_and(is_done) {
+            let Some(job) = self.jobs.pop() else { break };
             job.fence.signal(Ok(()));
-            self.jobs.remove(0).map_err(|_| EINVAL)?;
+            finished += 1;
         }
-        Ok(self.jobs.len() != before)
+        Ok(finished)
     }
 
-    /// Signals what is left with an error.
-    pub(super) fn abandon(&mut self, error: Error) {
-        for job in self.jobs.drain_all() {
-            job.fence.signal_error(error);
+    /// Signals what is left with an error. Returns how much there was.
+    pub(super) fn abandon(&mut self, error: Error) -> u64 {
+        let mut abandoned = 0;
+        while let Some(job) = self.jobs.pop() {
+            job.fence.signal(Err(error));
+            abandoned += 1;
         }
+        abandoned
     }
 
-    /// Fills in a zeroed instance block for the ring and the page tables at `pdb`.
+    /// Makes the ring of a channel that does not run empty, as it was at first. `seqno` is the last that was given out.
+    pub(super) fn restart(&mut self, seqno: u32) -> Result {
+        self.gp_put = 0;
+        self.submitted = 0;
+        self.push_next = 0;
+        self.mem.write32(SEMAPHORE, seqno)?;
+        for offset in (USERD..USERD + USERD_SIZE).step_by(4) {
+            self.mem.write32(offset, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Fills in an instance block, whose other words are zero, for the ring and the page tables at `pdb`.
     pub(super) fn write_instance_block(
         &self,
         gpu: &Gpu,

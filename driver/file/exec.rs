@@ -10,16 +10,18 @@ use super::{
 };
 use crate::{
     channel::{
+        ChannelConfig,
         Exec,
         PUSHES_MAX,
         PUSH_MAX,
-        SYNCS_MAX, //
+        SYNCS_MAX,
+        TIMEOUT_MAX_MS, //
     },
     kapi::{
-        errno,
+        fence::InFence,
         raw,
         syncobj::{
-            InFence,
+            find_fence,
             Signal,
             Syncobj, //
         },
@@ -38,8 +40,14 @@ impl MirageFile {
         args: &mut raw::drm_mirage_channel_alloc,
         file: &File,
     ) -> Result<u32> {
-        require_zero(&[args.flags, args.engine, args.timeout_ms])?;
-        args.channel = file.inner().svm()?.channel_alloc()?;
+        require_zero(&[args.flags, args.engine])?;
+        if args.timeout_ms > TIMEOUT_MAX_MS {
+            return Err(EINVAL);
+        }
+        let config = ChannelConfig {
+            timeout_ms: args.timeout_ms,
+        };
+        args.channel = file.inner().svm()?.channel_alloc(config)?;
         Ok(0)
     }
 
@@ -57,19 +65,43 @@ impl MirageFile {
     /// CHANNEL_QUERY.
     pub(crate) fn channel_query(
         _device: &Registered,
-        _args: &mut raw::drm_mirage_channel_query,
-        _file: &File,
+        args: &mut raw::drm_mirage_channel_query,
+        file: &File,
     ) -> Result<u32> {
-        Err(errno::not_supported())
+        require_zero(&[args.pad])?;
+        let channel = file.inner().svm()?.channel(args.channel)?;
+        let notifier = channel.notifier();
+        *args = raw::drm_mirage_channel_query {
+            channel: args.channel,
+            state: raw::drm_mirage_channel_state_DRM_MIRAGE_CHANNEL_USABLE,
+            addr: 0,
+            timestamp: 0,
+            access: raw::drm_mirage_access_DRM_MIRAGE_ACCESS_NONE,
+            reason: 0,
+            submitted: notifier.submitted,
+            finished: notifier.finished,
+            resets: notifier.resets,
+            pad: 0,
+        };
+        if let Some(stopped) = notifier.stopped {
+            args.state = raw::drm_mirage_channel_state_DRM_MIRAGE_CHANNEL_STOPPED;
+            args.addr = stopped.addr;
+            args.timestamp = stopped.timestamp;
+            args.access = stopped.access as u32;
+            args.reason = stopped.reason as u32;
+        }
+        Ok(0)
     }
 
     /// CHANNEL_RESET.
     pub(crate) fn channel_reset(
         _device: &Registered,
-        _args: &mut raw::drm_mirage_channel_reset,
-        _file: &File,
+        args: &mut raw::drm_mirage_channel_reset,
+        file: &File,
     ) -> Result<u32> {
-        Err(errno::not_supported())
+        require_zero(&[args.flags])?;
+        file.inner().svm()?.channel(args.channel)?.reset()?;
+        Ok(0)
     }
 
     /// EXEC.
@@ -134,7 +166,7 @@ fn wait_fences(args: &raw::drm_mirage_exec, file: &File) -> Result<KVec<InFence>
     let mut fences = KVec::with_capacity(syncs.len(), GFP_KERNEL)?;
     for sync in &syncs {
         check_sync(sync)?;
-        let fence = InFence::find(file, sync.handle, sync.point)?;
+        let fence = find_fence(file, sync.handle, sync.point)?;
         fences.push(fence, GFP_KERNEL)?;
     }
     Ok(fences)

@@ -25,6 +25,17 @@ void mirage_dma_fence_set_error(struct dma_fence *fence, int error)
 	dma_fence_set_error(fence, error);
 }
 
+/* Tell lockdep, if there is one. */
+bool mirage_dma_fence_begin_signalling(void)
+{
+	return dma_fence_begin_signalling();
+}
+
+void mirage_dma_fence_end_signalling(bool cookie)
+{
+	dma_fence_end_signalling(cookie);
+}
+
 /* Does nothing without debugfs. */
 void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *))
 {

@@ -19,6 +19,8 @@ void mirage_rmb(void);
 
 void mirage_dma_fence_put(struct dma_fence *fence);
 void mirage_dma_fence_set_error(struct dma_fence *fence, int error);
+bool mirage_dma_fence_begin_signalling(void);
+void mirage_dma_fence_end_signalling(bool cookie);
 
 void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *));
 void mirage_drm_syncobj_put(struct drm_syncobj *syncobj);

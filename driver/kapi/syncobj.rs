@@ -6,7 +6,10 @@
 
 use super::{
     drm,
-    fence::Fence,
+    fence::{
+        Fence,
+        InFence, //
+    },
     raw, //
 };
 use core::{
@@ -17,7 +20,6 @@ use core::{
     }, //
 };
 use kernel::{
-    bindings,
     error::to_result,
     prelude::*, //
 };
@@ -130,52 +132,19 @@ impl Signal {
     }
 }
 
-/// A fence, of whatever driver, to wait for.
+/// The fence in syncobj `handle`: of its timeline's `point`, or the only one if that is 0.
 ///
-/// # Invariants
+/// # Errors
 ///
-/// The pointer is to a fence of which this value owns one reference.
-pub(crate) struct InFence(NonNull<bindings::dma_fence>);
-
-// SAFETY: A `dma_fence` is reference counted and has a lock of its own.
-unsafe impl Send for InFence {}
-// SAFETY: As above.
-unsafe impl Sync for InFence {}
-
-impl InFence {
-    /// The fence in syncobj `handle`: of its timeline's `point`, or the only one if that is 0.
-    ///
-    /// # Errors
-    ///
-    /// `ENOENT`: there is no such syncobj. `EINVAL`: it has no fence yet, or not that point.
-    pub(crate) fn find<F: drm::DriverFile>(
-        file: &drm::File<F>,
-        handle: u32,
-        point: u64,
-    ) -> Result<Self> {
-        let mut fence = ptr::null_mut();
-        // SAFETY: `file` is a live `drm_file`; on success the function stores a reference in `fence`.
-        to_result(unsafe {
-            raw::drm_syncobj_find_fence(file.as_raw(), handle, point, 0, &mut fence)
-        })?;
-        // INVARIANT: The reference is ours.
-        NonNull::new(fence).map(Self).ok_or(EINVAL)
-    }
-
-    /// Waits until the fence has signalled. [`EINTR`] when a signal came.
-    pub(crate) fn wait(&self) -> Result {
-        // SAFETY: The fence is alive by the type invariant.
-        let left = unsafe { bindings::dma_fence_wait_timeout(self.0.as_ptr(), true, c_long::MAX) };
-        if left < 0 {
-            return Err(EINTR);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for InFence {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant this value owns a reference.
-        unsafe { raw::mirage_dma_fence_put(self.0.as_ptr()) };
-    }
+/// `ENOENT`: there is no such syncobj. `EINVAL`: it has no fence yet, or not that point.
+pub(crate) fn find_fence<F: drm::DriverFile>(
+    file: &drm::File<F>,
+    handle: u32,
+    point: u64,
+) -> Result<InFence> {
+    let mut fence = ptr::null_mut();
+    // SAFETY: `file` is a live `drm_file`; on success the function stores a reference in `fence`.
+    to_result(unsafe { raw::drm_syncobj_find_fence(file.as_raw(), handle, point, 0, &mut fence) })?;
+    // SAFETY: The reference is ours.
+    unsafe { InFence::from_raw(fence) }.ok_or(EINVAL)
 }

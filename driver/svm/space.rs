@@ -188,14 +188,20 @@ impl Space {
     }
 
     /// Maps driver memory, contiguous on the bus, in the unmanaged range.
-    pub(super) fn map_unmanaged(&mut self, vram: &Vram, range: Range<u64>, dma: u64) -> Result {
+    pub(super) fn map_unmanaged(
+        &mut self,
+        vram: &Vram,
+        range: Range<u64>,
+        dma: u64,
+        access: Access,
+    ) -> Result {
         for (i, va) in range.step_by(1 << PAGE_SHIFT).enumerate() {
             let (index, page) = position(va);
             if !self.unmanaged.is_reserved(index) {
                 self.unmanaged.reserve(index, vram.alloc_page()?);
             }
             let block = self.unmanaged.block(index).ok_or(EINVAL)?;
-            let pte = Pte::sysmem(dma + ((i as u64) << PAGE_SHIFT), Access::ReadWrite)?;
+            let pte = Pte::sysmem(dma + ((i as u64) << PAGE_SHIFT), access)?;
             let stale = block.map(
                 vram,
                 Leaf {

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! EXEC: work goes into the queue of the channel, from there into the ring when its fences have signalled, and its own fence signals when
+//! the hardware has done it.
+//!
+//! From the moment that a fence can be seen until it signals nothing is allocated and no lock is taken under which memory is
+//! allocated. What runs in between is [`Channel::advance`], under the state lock, and lockdep is told.
+
+use super::{
+    queue::Job,
+    Channel,
+    State, //
+};
+use crate::{
+    kapi::{
+        fence::{
+            FenceClient,
+            FenceWaiter,
+            InFence,
+            NewFence,
+            Signalling, //
+        },
+        syncobj::Signal,
+        workqueue::flush_work, //
+    },
+    regs::NV_USERMODE_NOTIFY_CHANNEL_PENDING, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        lock::{
+            mutex::MutexBackend,
+            Guard, //
+        },
+        Arc, //
+    },
+    workqueue::WorkItem, //
+};
+
+/// One EXEC, validated.
+pub(crate) struct Exec {
+    /// All push buffers, one behind the other, each a sequence of whole methods.
+    pub(crate) words: KVVec<u32>,
+    /// To wait for before it runs.
+    pub(crate) waits: KVec<InFence>,
+    /// Get its fence.
+    pub(crate) signals: KVec<Signal>,
+}
+
+impl FenceClient for Channel {
+    fn fence_signaled(this: &Arc<Self>) {
+        // Work that is queued already will see it.
+        drop(this.gpu.queue.enqueue(this.clone()));
+    }
+}
+
+impl WorkItem for Channel {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.complete();
+    }
+}
+
+impl Channel {
+    /// Queues work.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` or `ENODEV`: the channel has ended. `EINTR`: a signal came while the queue was full. `ENOMEM`. Nothing has happened then.
+    pub(crate) fn exec(self: &Arc<Self>, exec: Exec) -> Result {
+        let outcome = self.try_exec(exec);
+        if outcome.is_err() {
+            // A fence may have signalled meanwhile, and the channel may be freed: no work must be left behind.
+            flush_work(&self.work);
+        }
+        outcome
+    }
+
+    fn try_exec(self: &Arc<Self>, exec: Exec) -> Result {
+        let new_fence = NewFence::alloc()?;
+        let mut waits = KVec::with_capacity(exec.waits.len(), GFP_KERNEL)?;
+        for fence in exec.waits {
+            // What comes earlier on the same channel is done earlier.
+            if !self.timeline.has(&fence) {
+                waits.push(FenceWaiter::new(fence, self)?, GFP_KERNEL)?;
+            }
+        }
+        let mut state = self.wait_for_room(size_of_val(&*exec.words))?;
+
+        // Nothing fails from here on.
+        let fence = self.timeline.emit(new_fence);
+        state.queue.push(Job {
+            words: exec.words,
+            waits,
+            fence: fence.clone(),
+        });
+        state.notifier.submitted += 1;
+        for signal in exec.signals {
+            signal.install(&fence);
+        }
+        self.gpu.counters.execs.inc();
+        self.advance(&mut state);
+        Ok(())
+    }
+
+    /// The state of a channel that is usable and has room for work of `bytes`.
+    fn wait_for_room(&self, bytes: usize) -> Result<Guard<'_, State, MutexBackend>> {
+        let mut state = self.state.lock();
+        loop {
+            state.error.map_or(Ok(()), Err)?;
+            if state.queue.has_room(bytes) {
+                return Ok(state);
+            }
+            if self.progress.wait_interruptible(&mut state) {
+                return Err(EINTR);
+            }
+        }
+    }
+
+    /// Signals the fences of work that is finished, and lets the next work begin.
+    pub(crate) fn complete(&self) {
+        let advanced = {
+            let mut state = self.state.lock();
+            self.advance(&mut state)
+        };
+        if advanced {
+            self.progress.notify_all();
+        }
+    }
+
+    /// Takes finished work out of the ring and puts work that is ready into it. Returns whether there was any.
+    pub(super) fn advance(&self, state: &mut State) -> bool {
+        let _signalling = Signalling::begin();
+        let (ring, queue) = (&mut state.ring, &mut state.queue);
+        let Some(ring) = ring else { return false };
+        // Of a device that is gone nothing is known; the channel is about to end.
+        let Ok(finished) = ring.retire() else {
+            return false;
+        };
+        state.notifier.finished += finished;
+        let mut begun = false;
+        while let Some(room) = queue.ready().and_then(|job| ring.room(job.bytes())) {
+            let Some(job) = queue.pop() else { break };
+            if ring.is_idle() {
+                self.note_progress();
+            }
+            if let Err(error) = ring.submit(room, &job.words, job.fence.clone()) {
+                job.fence.signal(Err(error));
+                state.notifier.finished += 1;
+            }
+            begun = true;
+        }
+        if begun {
+            let doorbell = NV_USERMODE_NOTIFY_CHANNEL_PENDING::from(self.id.get());
+            self.gpu.bar0.write_reg(doorbell);
+        }
+        if finished != 0 {
+            self.note_progress();
+        }
+        begun || finished != 0
+    }
+}

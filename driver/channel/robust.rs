@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a channel ends and begins anew, and what it tells about that: error notifier, time-out, reset.
+
+use super::{
+    Channel,
+    State,
+    TIMEOUT_DEFAULT_MS, //
+};
+use crate::{
+    kapi::{
+        fence::Signalling,
+        time, //
+    },
+    regs::*,
+    svm::{
+        FaultReport,
+        Reason,
+        ReportAccess, //
+    },
+};
+use kernel::{
+    io::register::Array,
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::Delta, //
+};
+
+/// What CHANNEL_QUERY tells.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Notifier {
+    /// Why the channel was stopped, if it was.
+    pub(crate) stopped: Option<FaultReport>,
+    /// Work that was accepted.
+    pub(crate) submitted: u64,
+    /// Work whose fence has signalled.
+    pub(crate) finished: u64,
+    /// Times that the channel was reset.
+    pub(crate) resets: u32,
+}
+
+impl Channel {
+    /// What the error notifier says now.
+    pub(crate) fn notifier(&self) -> Notifier {
+        self.state.lock().notifier
+    }
+
+    /// Ends the channel because of a bad method.
+    pub(crate) fn fail_method(&self, method: u32) {
+        self.fail_without_access(u64::from(method), Reason::Method);
+    }
+
+    /// Ends the channel because of what `report` says. Only the first end of a channel has an effect.
+    pub(crate) fn fail(&self, report: FaultReport) {
+        self.end(EIO, Some(report));
+    }
+
+    fn fail_without_access(&self, addr: u64, reason: Reason) {
+        self.fail(FaultReport::new(self.id, addr, ReportAccess::None, reason));
+    }
+
+    /// Ends the channel: the hardware forgets it, its unfinished work signals with `error`.
+    pub(crate) fn end(&self, error: Error, report: Option<FaultReport>) {
+        let mut state = self.state.lock();
+        if let Some(before) = state.error {
+            // One that could be reset cannot be any more.
+            if before == EIO {
+                state.error = Some(error);
+            }
+            return;
+        }
+        let _signalling = Signalling::begin();
+        state.error = Some(error);
+        // Before the fences signal, so that who waits for them finds it.
+        let lost = || FaultReport::new(self.id, 0, ReportAccess::None, Reason::Device);
+        state.notifier.stopped = Some(report.unwrap_or_else(lost));
+        if let Some(report) = report {
+            self.gpu.counters.channel_errors.inc();
+            self.svm.report(report);
+        }
+        if self.stop_hardware().is_err() {
+            self.gpu.stop_dma("a channel does not stop");
+        }
+        state.abandon(error);
+        drop(state);
+        self.progress.notify_all();
+    }
+
+    /// Makes a channel that was stopped usable again. Does nothing to one that is usable.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the device is gone, or the channel was freed meanwhile.
+    pub(crate) fn reset(&self) -> Result {
+        let mut state = self.state.lock();
+        match state.error {
+            None => return Ok(()),
+            Some(error) if error != EIO || self.gpu.is_lost() => return Err(ENODEV),
+            Some(_) => {}
+        }
+        let ring = state.ring.as_mut().ok_or(ENODEV)?;
+        // CAST: The low half, as the semaphore has it.
+        ring.restart(self.timeline.last() as u32)?;
+        ring.write_instance_block(&self.gpu, self.inst.offset(), self.svm.pdb())?;
+        self.start_hardware()?;
+        state.error = None;
+        state.notifier.stopped = None;
+        state.notifier.resets = state.notifier.resets.saturating_add(1);
+        Ok(())
+    }
+
+    /// The channel has got on: its time-out begins anew.
+    pub(crate) fn note_progress(&self) {
+        self.progress_at.store(time::monotonic_ns(), Relaxed);
+    }
+
+    /// Ends the channel if its work has not got on for too long. To be called from time to time.
+    pub(crate) fn check_timeout(&self) {
+        self.complete();
+        let busy = self
+            .state
+            .lock()
+            .ring
+            .as_ref()
+            .is_some_and(|ring| !ring.is_idle());
+        if !busy || !self.has_engine() {
+            return self.note_progress();
+        }
+        // The work may have finished since; then the channel ends nonetheless, like one whose work finishes a moment too late.
+        let idle = time::monotonic_ns().saturating_sub(self.progress_at.load(Relaxed));
+        if idle > self.timeout_ns {
+            self.fail_without_access(0, Reason::Timeout);
+        }
+    }
+
+    /// Whether the engine works for the channel: copy engines serve one at a time, and waiting for another's work is no hang.
+    fn has_engine(&self) -> bool {
+        true
+    }
+}
+
+/// A time-out in nanoseconds; 0 stands for the default.
+pub(super) fn timeout_ns(timeout_ms: u32) -> u64 {
+    let timeout_ms = if timeout_ms == 0 {
+        TIMEOUT_DEFAULT_MS
+    } else {
+        timeout_ms
+    };
+    u64::from(timeout_ms) * 1_000_000
+}
+
+impl State {
+    /// Signals all unfinished work with an error.
+    fn abandon(&mut self, error: Error) {
+        let mut finished = 0;
+        if let Some(ring) = &mut self.ring {
+            // What was finished was finished; of a device that is gone nothing is known.
+            finished += ring.retire().unwrap_or(0);
+            finished += ring.abandon(error);
+        }
+        while let Some(job) = self.queue.pop() {
+            job.fence.signal(Err(error));
+            finished += 1;
+        }
+        self.notifier.finished += finished;
+    }
+}
