@@ -58,12 +58,27 @@ every_file_names_its_licence() {
 	return "$bad"
 }
 
+# The last column of each table row names tests in backquotes: of Rust, of Python, or of igt-gpu-tools.
+every_test_that_the_threats_name_exists() {
+	local name bad=0
+	while IFS= read -r name; do
+		case $name in
+		igt@*) grep -qE "^$name( |$)" scripts/igt-subtests.txt ;;
+		*) grep -rqwE --include='*.rs' --include='*.py' "(fn|def) ${name##*::}" driver vgpu userspace userspace-tests scripts/tests ;;
+		esac || {
+			echo "docs/threats.md names $name, and there is no such test"
+			bad=1
+		}
+	done < <(grep -E '^\| [A-Z][0-9]+ \|' docs/threats.md | awk -F'|' '{ print $(NF - 1) }' | grep -o '`[^`]*`' | tr -d '`' | sort -u)
+	return "$bad"
+}
+
 scripts_have_no_lints() {
 	find scripts .ci -type f \( -name '*.sh' -o -name guest-init -o -name run \) -exec shellcheck -x -S warning {} +
 }
 
 steps="rust_is_formatted rust_has_no_lints rust_docs_build driver_is_formatted driver_has_no_lints driver_is_safe_outside_kapi
-	every_file_names_its_licence scripts_have_no_lints"
+	every_file_names_its_licence every_test_that_the_threats_name_exists scripts_have_no_lints"
 echo "KTAP version 1"
 echo "1..$(wc -w <<<"$steps")"
 number=0 failed=0
