@@ -2,6 +2,7 @@
 //! The device goes away and comes back, the module too.
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +25,7 @@ guest_tests![
     unbinding_in_a_storm_of_faults_leaves_memory_usable,
     a_device_that_was_unbound_while_idle_comes_back,
     the_module_stays_while_a_file_is_open_and_goes_after,
+    a_gpu_that_falls_off_the_bus_holds_up_nobody_and_another_one_works in 300,
 ];
 
 const DRIVER: &str = "/sys/bus/pci/drivers/mirage";
@@ -184,5 +186,56 @@ fn the_module_stays_while_a_file_is_open_and_goes_after() -> Result<()> {
         finit_module(file.as_fd(), c"", ModuleInitFlags::empty()).context("finit_module")?;
         wait_until(LIMIT, || Gpu::open().is_ok()).context("no render node appears")?;
     }
+    still_works(&Mirror::new()?)
+}
+
+/// Where the one who started this guest takes wishes.
+const CONTROL: &str = "/dev/mirage-control";
+
+/// Asks for something to happen to the machine.
+fn ask(request: &str) -> Result<()> {
+    let mut control = File::options().read(true).write(true).open(CONTROL)?;
+    control.write_all(format!("{request}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(control).read_line(&mut answer)?;
+    ensure!(answer == "ok\n", "{request}: {answer}");
+    Ok(())
+}
+
+/// What a program with work on the GPU sees when the GPU is gone, from one moment to the next, and then its device too.
+fn lose_the_gpu(running: &Region) -> Result<()> {
+    let (mirror, mut values) = (Mirror::new()?, Region::anonymous(32 * PAGE)?);
+    let spinner = Spinner::over(&values)?;
+    let job = spinner.start(&mirror.channel)?;
+    spinner.wait_round(&values)?;
+    running.store(0, 1);
+    wait_until(LIMIT, || running.load(0) == 2)?;
+    // The GPU does not acknowledge any more; the memory is the program's all the same.
+    values.advise(0..16 * PAGE, MmapAdvise::MADV_DONTNEED)?;
+    values.unmap(16 * PAGE..32 * PAGE)?;
+    fork(|| Ok(()))?.join()?;
+    running.store(0, 3);
+    match job.wait(LIMIT) {
+        Ok(()) => anyhow::bail!("work without an end has ended"),
+        Err(Error::Timeout(limit)) => anyhow::bail!("no error within {limit:?}"),
+        Err(_) => ensure_gone(&mirror),
+    }
+}
+
+fn a_gpu_that_falls_off_the_bus_holds_up_nobody_and_another_one_works() -> Result<()> {
+    if !Path::new(CONTROL).exists() {
+        return skip("nobody takes the GPU away here");
+    }
+    let (address, step) = (pci_address()?, Region::shared(PAGE)?);
+    let child = fork(|| lose_the_gpu(&step))?;
+    wait_until(LIMIT, || step.load(0) == 1).context("the child does not begin")?;
+    ask("kill 0")?;
+    step.store(0, 2);
+    wait_until(LIMIT, || step.load(0) == 3).context("the child hangs on its memory")?;
+    let remove = format!("/sys/bus/pci/devices/{address}/remove");
+    std::fs::write(remove, "1").context("remove")?;
+    child.join()?;
+    ask("plug")?;
+    wait_until(LIMIT, || Gpu::open().is_ok()).context("no render node appears")?;
     still_works(&Mirror::new()?)
 }
