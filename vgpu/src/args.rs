@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use mirage_vgpu::config::{
-    Config, LateAcks, LateWrites, MAX_FAULT_BUFFER_ENTRIES, MIN_FAULT_BUFFER_ENTRIES,
+    Config, InterruptTrouble, LateAcks, LateWrites, PacketTrouble, MAX_FAULT_BUFFER_ENTRIES,
+    MIN_FAULT_BUFFER_ENTRIES,
 };
 
 /// Serves a virtual GPU to one vfio-user client, then ends.
@@ -26,9 +27,9 @@ pub(crate) struct Args {
     /// Streaming multiprocessors, each on a thread of its own
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) sms: u32,
-    /// Entries that each fault buffer holds by default
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = entries())]
-    fault_buffer_entries: u32,
+    /// Entries that each fault buffer holds by default: 2 to 65536 [default: 4096]
+    #[arg(long, value_name = "N", value_parser = entries())]
+    fault_buffer_entries: Option<u32>,
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -38,6 +39,27 @@ pub(crate) struct Args {
     /// Finish acked invalidates up to this many microseconds late
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     delayed_acks: Option<u64>,
+    /// Write VALID of fault packets up to this many microseconds late
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    delayed_valid: Option<u64>,
+    /// Write this percentage of fault packets twice
+    #[arg(long, value_name = "PERCENT", value_parser = percent())]
+    duplicate_faults: Option<u8>,
+    /// After this percentage of fault packets, write an old one of the same channel again
+    #[arg(long, value_name = "PERCENT", value_parser = percent())]
+    stale_faults: Option<u8>,
+    /// After this percentage of fault packets, write one with an impossible instance, address, engine or type
+    #[arg(long, value_name = "PERCENT", value_parser = percent())]
+    nonsense_packets: Option<u8>,
+    /// At this percentage of changes of an interrupt level, send a message with nothing pending
+    #[arg(long, value_name = "PERCENT", value_parser = percent())]
+    spurious_interrupts: Option<u8>,
+    /// Do not send this percentage of interrupt messages
+    #[arg(long, value_name = "PERCENT", value_parser = percent())]
+    lost_interrupts: Option<u8>,
+    /// Be hard to please: a mix of all modes above; what is given besides wins
+    #[arg(long)]
+    hard: bool,
     /// File for the counters, as JSON: written at the end and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     pub(crate) counters: Option<PathBuf>,
@@ -49,14 +71,36 @@ impl Args {
     }
 
     pub(crate) fn config(&self) -> Config {
+        let base = if self.hard {
+            Config::hard()
+        } else {
+            Config::default()
+        };
+        let (packets, interrupts) = (base.packets, base.interrupts);
+        let late_acks = self.delayed_acks.map(|most| LateAcks {
+            most: Duration::from_micros(most),
+        });
+        let delayed_valid = self.delayed_valid.map(Duration::from_micros);
         Config {
             seed: self.seed,
-            fault_buffer_entries: self.fault_buffer_entries,
+            fault_buffer_entries: self
+                .fault_buffer_entries
+                .unwrap_or(base.fault_buffer_entries),
             sms: self.sms,
-            late_writes: self.late_writes.map(|late| late.0),
-            late_acks: self.delayed_acks.map(|most| LateAcks {
-                most: Duration::from_micros(most),
-            }),
+            late_writes: self.late_writes.map(|late| late.0).or(base.late_writes),
+            late_acks: late_acks.or(base.late_acks),
+            packets: PacketTrouble {
+                delayed_valid: delayed_valid.or(packets.delayed_valid),
+                duplicate_percent: self.duplicate_faults.unwrap_or(packets.duplicate_percent),
+                stale_percent: self.stale_faults.unwrap_or(packets.stale_percent),
+                nonsense_percent: self.nonsense_packets.unwrap_or(packets.nonsense_percent),
+            },
+            interrupts: InterruptTrouble {
+                spurious_percent: self
+                    .spurious_interrupts
+                    .unwrap_or(interrupts.spurious_percent),
+                lost_percent: self.lost_interrupts.unwrap_or(interrupts.lost_percent),
+            },
         }
     }
 }
@@ -68,6 +112,10 @@ fn vram(text: &str) -> Result<u64, String> {
     } else {
         Err("not a power of two from 64 to 16384".into())
     }
+}
+
+fn percent() -> clap::builder::RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(0..=100)
 }
 
 fn entries() -> clap::builder::RangedI64ValueParser<u32> {
@@ -117,6 +165,48 @@ mod tests {
         assert_eq!(args.vram_bytes(), 256 << 20);
         assert_eq!((config.sms, config.fault_buffer_entries), (8, 4096));
         assert!(config.late_writes.is_none() && config.late_acks.is_none());
+    }
+
+    #[test]
+    fn hard_switches_every_mode_on_and_single_switches_win() {
+        let hard = parse("mirage-vgpu --socket s --hard").unwrap().config();
+        assert!(hard.late_writes.is_some() && hard.late_acks.is_some());
+        assert!(hard.packets.delayed_valid.is_some() && hard.fault_buffer_entries < 64);
+        let percentages = |config: &Config| {
+            let (packets, interrupts) = (config.packets, config.interrupts);
+            [
+                packets.duplicate_percent,
+                packets.stale_percent,
+                packets.nonsense_percent,
+                interrupts.spurious_percent,
+                interrupts.lost_percent,
+            ]
+        };
+        assert!(percentages(&hard).iter().all(|percent| *percent > 0));
+        let line = "mirage-vgpu --socket s --hard --fault-buffer-entries 2 --duplicate-faults 1 \
+                    --stale-faults 2 --nonsense-packets 3 --spurious-interrupts 4 --lost-interrupts 0 \
+                    --delayed-valid 7 --delayed-acks 8 --late-writes 9";
+        let chosen = parse(line).unwrap().config();
+        assert_eq!(percentages(&chosen), [1, 2, 3, 4, 0]);
+        assert_eq!(chosen.fault_buffer_entries, 2);
+        assert_eq!(chosen.packets.delayed_valid, Some(Duration::from_micros(7)));
+        assert_eq!(chosen.late_acks.unwrap().most, Duration::from_micros(8));
+        assert_eq!(chosen.late_writes.unwrap().percent, 9);
+    }
+
+    #[test]
+    fn all_modes_are_off_by_default_and_percentages_end_at_100() {
+        let config = parse("mirage-vgpu --socket s").unwrap().config();
+        assert_eq!(config.packets.duplicate_percent, 0);
+        assert!(config.packets.delayed_valid.is_none());
+        assert_eq!(config.interrupts.lost_percent, 0);
+        for bad in [
+            "--lost-interrupts 101",
+            "--fault-buffer-entries 1",
+            "--delayed-valid 0",
+        ] {
+            assert!(parse(&format!("mirage-vgpu --socket s {bad}")).is_err());
+        }
     }
 
     #[test]

@@ -64,6 +64,20 @@ counters! {
     non_replayable_packets,
     /// Packets that a full or disabled buffer dropped.
     dropped_packets,
+    /// Of them, those that the snapshot registers kept.
+    snapshots,
+    /// Packets whose VALID was held back.
+    delayed_valids,
+    /// Packets that were made up: written a second time at once,
+    duplicate_packets,
+    /// ... or a good while after their fault,
+    stale_packets,
+    /// ... or without any meaning.
+    nonsense_packets,
+    /// Messages that were sent with nothing pending.
+    spurious_interrupts,
+    /// Messages that were not sent.
+    lost_interrupts,
     /// Prefetches that faulted and were not reported, by PRF_FILTER.
     filtered_prefetches,
     /// Replays (START and START_ACK_ALL).

@@ -31,7 +31,7 @@ impl Gpu {
         config: &Config,
     ) -> io::Result<Self> {
         let counters = Arc::new(Counters::default());
-        let intr = Arc::new(InterruptTree::new(sink));
+        let intr = Arc::new(InterruptTree::new(sink, Arc::clone(&counters), config));
         let mmu = Mmu::new(
             Arc::clone(&bus),
             Arc::clone(&intr),

@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::InterruptSink;
+use crate::config::{Config, InterruptTrouble};
+use crate::counters::Counters;
 use crate::pri::RegisterBlock;
 use crate::regs::pmc;
 
@@ -50,17 +52,61 @@ impl Tree {
     }
 }
 
+/// Decides about each message.
+struct Postman {
+    mode: InterruptTrouble,
+    random: fastrand::Rng,
+}
+
+/// What comes of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    None,
+    Due,
+    /// Due, and lost.
+    Lost,
+    /// Sent with nothing pending.
+    Spurious,
+}
+
+impl Postman {
+    /// A spurious message needs somebody who listens, or a driver sees it before it has set anything up.
+    fn decide(&mut self, before: bool, after: bool, listening: bool) -> Message {
+        let lost = self.mode.lost_percent;
+        let spurious = self.mode.spurious_percent;
+        match (before, after) {
+            (false, true) if self.happens(lost) => Message::Lost,
+            (false, true) => Message::Due,
+            (_, false) if listening && self.happens(spurious) => Message::Spurious,
+            _ => Message::None,
+        }
+    }
+
+    fn happens(&mut self, percent: u8) -> bool {
+        percent > 0 && self.random.u8(..100) < percent
+    }
+}
+
 /// NV_PMC_INTR and its enables, and NV_PMC_BOOT_0 beside them.
 pub struct InterruptTree {
     sink: Arc<dyn InterruptSink>,
+    counters: Arc<Counters>,
     tree: Mutex<Tree>,
+    postman: Mutex<Postman>,
 }
 
 impl InterruptTree {
     /// A tree with all levels low and all enables clear.
-    pub fn new(sink: Arc<dyn InterruptSink>) -> Self {
-        let tree = Mutex::default();
-        Self { sink, tree }
+    pub fn new(sink: Arc<dyn InterruptSink>, counters: Arc<Counters>, config: &Config) -> Self {
+        Self {
+            sink,
+            counters,
+            tree: Mutex::default(),
+            postman: Mutex::new(Postman {
+                mode: config.interrupts,
+                random: fastrand::Rng::with_seed(config.seed),
+            }),
+        }
     }
 
     /// Sets the level of one unit.
@@ -97,17 +143,33 @@ impl InterruptTree {
 
     /// Applies a change and raises the vectors of the trees that it made active.
     fn change(&self, change: impl FnOnce(&mut Tree)) {
-        let (before, after) = {
+        let (before, after, enabled) = {
             let mut tree = self.tree();
             let before = tree.active();
             change(&mut tree);
-            (before, tree.active())
+            (before, tree.active(), tree.enabled)
         };
-        for (vector, (before, after)) in before.into_iter().zip(after).enumerate() {
-            if after && !before {
-                self.sink.raise(vector);
-            }
+        let trees = before.into_iter().zip(after).zip(enabled).enumerate();
+        for (vector, ((before, after), enabled)) in trees {
+            self.send(vector, self.postman().decide(before, after, enabled != 0));
         }
+    }
+
+    fn send(&self, vector: usize, message: Message) {
+        match message {
+            Message::None => return,
+            Message::Due => {}
+            Message::Lost => {
+                self.counters.lost_interrupts.count();
+                return;
+            }
+            Message::Spurious => self.counters.spurious_interrupts.count(),
+        }
+        self.sink.raise(vector);
+    }
+
+    fn postman(&self) -> MutexGuard<'_, Postman> {
+        self.postman.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {

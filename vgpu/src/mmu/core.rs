@@ -134,7 +134,7 @@ impl Core {
     /// Reports a fault that is not replayable.
     pub(crate) fn report(&self, space: &AddressSpace, client: Client, fault: Fault) {
         let kind = Kind::NonReplayable;
-        self.faults.push(&Report {
+        self.push(&Report {
             kind,
             space,
             client,
@@ -150,7 +150,7 @@ impl Core {
             return;
         }
         let kind = Kind::Replayable;
-        self.faults.push(&Report {
+        self.push(&Report {
             kind,
             space,
             client,
@@ -245,8 +245,14 @@ impl Core {
         self.faults.update_level();
     }
 
+    fn push(&self, report: &Report<'_>) {
+        if self.faults.push(report) {
+            self.pri.wake();
+        }
+    }
+
     fn push_request(&self, kind: Kind, request: &Request<'_>) {
-        self.faults.push(&Report {
+        self.push(&Report {
             kind,
             space: request.space,
             client: request.client,

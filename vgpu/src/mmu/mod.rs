@@ -4,9 +4,11 @@
 //! Units ([`Unit`]) translate on their own threads. Invalidations and replays run one after the other on a thread of
 //! the MMU, so that a register write never waits for them.
 
+mod buffer;
 mod cache;
 mod core;
 mod fault_buffer;
+mod fault_regs;
 mod format;
 mod invalidation;
 mod mem_op;
@@ -15,6 +17,7 @@ mod pri_fifo;
 mod replay;
 mod stores;
 mod tlb;
+mod trouble;
 mod types;
 mod unit;
 mod walk;
@@ -146,7 +149,8 @@ fn run(core: &Core, mut random: fastrand::Rng) {
     let window = core.late_writes.map(|late| late.window);
     let patience = window.map_or(IDLE, |window| (window / 2).max(Duration::from_millis(1)));
     loop {
-        match core.pri.next(patience) {
+        let due = core.faults.deliver().unwrap_or(IDLE);
+        match core.pri.next(patience.min(due)) {
             Work::Execute(operation) => core.execute(operation, ack_delay(core, &mut random)),
             Work::Idle => {}
             Work::Shutdown => return,

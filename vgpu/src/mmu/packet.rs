@@ -5,12 +5,19 @@ use bitfield_struct::bitfield;
 
 use crate::bus::{Aperture, PhysAddr};
 use crate::clock;
+use crate::regs::fault as regs;
 
 use super::format::PAGE_SHIFT;
 use super::types::{AddressSpace, Client, ClientKind, Fault, Replay};
 
 /// NV_MMU_FAULT_BUF_SIZE.
 pub(crate) const PACKET_BYTES: usize = 32;
+
+/// ENGINE_ID has 9 bits.
+const ENGINE_MASK: u16 = 0x1ff;
+
+/// A packet as it lies in memory.
+pub(crate) type Packet = [u8; PACKET_BYTES];
 
 /// Which buffer a packet goes to, and REPLAYABLE_FAULT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +35,14 @@ pub(crate) struct Report<'a> {
     pub(crate) space: &'a AddressSpace,
     pub(crate) client: Client,
     pub(crate) fault: Fault,
+}
+
+/// FAULT_ADDR, FAULT_INST and FAULT_INFO.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) addr: [u32; 2],
+    pub(crate) inst: [u32; 2],
+    pub(crate) info: u32,
 }
 
 #[bitfield(u32)]
@@ -87,12 +102,17 @@ fn split(addr: u64) -> (u32, u32) {
     (low, (addr >> 32) as u32)
 }
 
-fn instance(inst: PhysAddr) -> (InstLo, u32) {
-    let (low, high) = split(inst.addr);
-    let aperture = match inst.aperture {
+/// INST_APERTURE.
+fn target(aperture: Aperture) -> u8 {
+    match aperture {
         Aperture::Vid => 0,
         Aperture::Sys => 2,
-    };
+    }
+}
+
+fn instance(inst: PhysAddr) -> (InstLo, u32) {
+    let (low, high) = split(inst.addr);
+    let aperture = target(inst.aperture);
     (InstLo::new().with_aperture(aperture).with_addr(low), high)
 }
 
@@ -113,8 +133,26 @@ impl Report<'_> {
             .with_valid(true)
     }
 
+    /// The same in the snapshot registers.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let inst = self.space.inst;
+        let ((addr_lo, addr_hi), (inst_lo, inst_hi)) = (split(self.fault.va.0), split(inst.addr));
+        Snapshot {
+            addr: [AddrLo::new().with_addr(addr_lo).into_bits(), addr_hi],
+            inst: [
+                regs::InstLo::new()
+                    .with_engine_id(self.client.engine_id & ENGINE_MASK)
+                    .with_aperture(target(inst.aperture))
+                    .with_addr(inst_lo)
+                    .into_bits(),
+                inst_hi,
+            ],
+            info: self.info().into_bits(),
+        }
+    }
+
     /// The packet, VALID set in its last byte.
-    pub(crate) fn encode(&self) -> [u8; PACKET_BYTES] {
+    pub(crate) fn encode(&self) -> Packet {
         let (inst_lo, inst_hi) = instance(self.space.inst);
         let (addr_lo, addr_hi) = split(self.fault.va.0);
         let time = clock::now_ns();
@@ -126,7 +164,7 @@ impl Report<'_> {
             time as u32,
             (time >> 32) as u32,
             Engine::new()
-                .with_id(self.client.engine_id & 0x1ff)
+                .with_id(self.client.engine_id & ENGINE_MASK)
                 .into_bits(),
             self.info().into_bits(),
         ];

@@ -22,6 +22,8 @@ struct State {
     mem_ops: u64,
     mem_ops_finished: u64,
     error: bool,
+    /// The thread has other things to look at.
+    woken: bool,
     shutdown: bool,
 }
 
@@ -52,7 +54,7 @@ pub(crate) enum Written {
 /// What the MMU's thread is to do next.
 pub(crate) enum Work {
     Execute(Operation),
-    /// Nothing was triggered for as long as the caller was willing to wait.
+    /// Nothing was triggered for as long as the caller was willing to wait, or it was woken.
     Idle,
     Shutdown,
 }
@@ -130,9 +132,10 @@ impl PriFifo {
 
     /// Takes the next operation, which counts as executing until [`Self::finish`].
     pub(crate) fn next(&self, patience: Duration) -> Work {
-        let idle = |state: &mut State| state.queue.is_empty() && !state.shutdown;
+        let idle = |state: &mut State| state.queue.is_empty() && !state.shutdown && !state.woken;
         let waited = self.changed.wait_timeout_while(self.lock(), patience, idle);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.woken = false;
         if state.shutdown {
             return Work::Shutdown;
         }
@@ -143,6 +146,12 @@ impl PriFifo {
             }
             None => Work::Idle,
         }
+    }
+
+    /// Has [`Self::next`] return soon.
+    pub(crate) fn wake(&self) {
+        self.lock().woken = true;
+        self.changed.notify_all();
     }
 
     /// The operation is finished, as far as PRI_FIFO_EMPTY tells.

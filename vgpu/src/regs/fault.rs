@@ -24,6 +24,16 @@ pub(crate) const FAULT_BUFFER_PUT: u32 = 0x100e30;
 pub(crate) const FAULT_BUFFER_SIZE: u32 = 0x100e34;
 /// Bytes between the registers of the two buffers.
 pub(crate) const FAULT_BUFFER_STRIDE: u32 = 0x14;
+/// NV_PFB_PRI_MMU_FAULT_ADDR_LO, R.
+pub(crate) const FAULT_ADDR_LO: u32 = 0x100e4c;
+/// NV_PFB_PRI_MMU_FAULT_ADDR_HI, R.
+pub(crate) const FAULT_ADDR_HI: u32 = 0x100e50;
+/// NV_PFB_PRI_MMU_FAULT_INST_LO, R.
+pub(crate) const FAULT_INST_LO: u32 = 0x100e54;
+/// NV_PFB_PRI_MMU_FAULT_INST_HI, R.
+pub(crate) const FAULT_INST_HI: u32 = 0x100e58;
+/// NV_PFB_PRI_MMU_FAULT_INFO, R: dword 7 of the packet.
+pub(crate) const FAULT_INFO: u32 = 0x100e5c;
 /// NV_PFB_PRI_MMU_FAULT_STATUS.
 pub(crate) const FAULT_STATUS: u32 = 0x100e60;
 
@@ -76,17 +86,35 @@ pub(crate) struct BufferSize {
     pub(crate) enable: bool,
 }
 
-/// NV_PFB_PRI_MMU_FAULT_STATUS: the fields that this device sets, all of them levels.
+/// NV_PFB_PRI_MMU_FAULT_INST_LO.
+#[bitfield(u32)]
+pub(crate) struct InstLo {
+    #[bits(9)]
+    pub(crate) engine_id: u16,
+    __: bool,
+    #[bits(2)]
+    pub(crate) aperture: u8,
+    /// Address bits 31:12.
+    #[bits(20)]
+    pub(crate) addr: u32,
+}
+
+/// NV_PFB_PRI_MMU_FAULT_STATUS: the fields that this device sets. DROPPED, ERROR and VALID are W1C, the others levels.
 #[bitfield(u32)]
 pub(crate) struct FaultStatus {
+    #[bits(7)]
     __: u8,
+    /// Faults of units that are neither BAR1, BAR2 nor the instance fetch.
+    pub(crate) dropped_other_virt: bool,
     pub(crate) replayable: bool,
     pub(crate) non_replayable: bool,
-    #[bits(2)]
-    __: u8,
+    pub(crate) replayable_error: bool,
+    pub(crate) non_replayable_error: bool,
     pub(crate) replayable_overflow: bool,
     pub(crate) non_replayable_overflow: bool,
     pub(crate) replayable_getptr_corrupted: bool,
     pub(crate) non_replayable_getptr_corrupted: bool,
+    #[bits(15)]
     __: u16,
+    pub(crate) valid: bool,
 }

@@ -16,6 +16,7 @@ pub(crate) const OVERFLOW: u32 = 1 << 31;
 pub(crate) const ENABLE: u32 = 1 << 31;
 pub(crate) const SET_DEFAULT: u32 = 1 << 30;
 pub(crate) const OVERFLOW_INTR: u32 = 1 << 29;
+const FAULT_STATUS: u64 = 0x100e60;
 const PHYSICAL: u32 = 1;
 const SYS_COH: u32 = 2 << 1;
 
@@ -36,7 +37,7 @@ pub(crate) fn size(buffer: u64) -> u64 {
 }
 
 /// Where the tests put a buffer.
-fn base(buffer: u64) -> PhysAddr {
+pub(crate) fn base(buffer: u64) -> PhysAddr {
     sys(0x10_0000 * (buffer + 1))
 }
 
@@ -275,7 +276,7 @@ fn a_get_outside_the_buffer_is_corrupted() {
 
 #[test]
 fn set_default_gives_the_devices_number_of_entries() {
-    for (asked, given) in [(1024, 1024), (1, 256), (1 << 20, 65536)] {
+    for (asked, given) in [(1024, 1024), (1, 2), (1 << 20, 65536)] {
         let config = Config {
             fault_buffer_entries: asked,
             ..Config::default()
@@ -324,6 +325,58 @@ fn a_buffer_outside_memory_harms_nobody() {
     let space = rig.space(0, vid(0x10_0000));
     (0..300).for_each(|page| report(&rig, &space, page << 12));
     assert_eq!(rig.counter("bus_errors"), 300);
+    assert_eq!(rig.read(FAULT_STATUS) & (1 << 11), 1 << 11, "error");
+    rig.write(FAULT_STATUS, 1 << 11);
+    assert_eq!(rig.read(FAULT_STATUS) & (1 << 11), 0);
+}
+
+#[test]
+fn a_full_replayable_buffer_loses_nothing() {
+    let rig = Rig::new();
+    enable(&rig, REPLAY, 3);
+    let space = rig.space(0, vid(0x10_0000));
+    let faults = [1, 2, 3, 4].map(|page| pte_fault(page << 12, Access::Read));
+    let sm = rig.stall(0, space, &faults);
+    eventually("the overflow", || rig.read(put(REPLAY)) & OVERFLOW != 0);
+    assert_eq!(rig.read(FAULT_STATUS) & (0xf << 12), 1 << 12);
+    let mut seen = addresses(&rig, REPLAY);
+    // Each replay reports all that still waits; what the driver has seen is what it would have served.
+    for _ in 0..3 {
+        drain(&rig, REPLAY);
+        rig.write(get(REPLAY), (rig.read(get(REPLAY)) & 0xf_ffff) | OVERFLOW);
+        rig.invalidate(ALL | START_ACK_ALL);
+        seen.extend(addresses(&rig, REPLAY));
+    }
+    assert!(seen.len() >= 4, "{seen:x?}");
+    rig.mmu.abandon(space.inst);
+    assert_eq!(sm.join().unwrap(), Stalled::Abandoned);
+}
+
+#[test]
+fn overflow_and_a_bad_get_are_shown_for_each_buffer_by_itself() {
+    for (buffer, overflow_bit, corrupted_bit) in [(NON_REPLAY, 13, 15), (REPLAY, 12, 14)] {
+        let rig = Rig::new();
+        let other = 1 - buffer;
+        (0..2).for_each(|buffer| enable(&rig, buffer, 2));
+        let space = rig.space(0, vid(0x10_0000));
+        if buffer == REPLAY {
+            let _sm = rig.stall(0, space, &[1, 2].map(|p| pte_fault(p << 12, Access::Read)));
+            eventually("the overflow", || rig.read(put(buffer)) & OVERFLOW != 0);
+        } else {
+            (1..=2).for_each(|page| report(&rig, &space, page << 12));
+        }
+        assert_eq!(rig.read(put(buffer)), 1 | OVERFLOW);
+        assert_eq!(rig.read(put(other)), 0);
+        assert_eq!(rig.read(FAULT_STATUS) & (0xf << 12), 1 << overflow_bit);
+        rig.write(get(buffer), 1);
+        rig.write(get(buffer), 1 | OVERFLOW);
+        rig.write(get(buffer), 2);
+        assert_eq!(rig.read(get(buffer)), 1 | CORRUPTED, "not taken");
+        assert_eq!(rig.read(FAULT_STATUS) & (0xf << 12), 1 << corrupted_bit);
+        rig.write(get(buffer), CORRUPTED);
+        assert_eq!(rig.read(FAULT_STATUS) & (0xf << 12), 0);
+        rig.mmu.abandon(space.inst);
+    }
 }
 
 #[test]

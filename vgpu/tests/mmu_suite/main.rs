@@ -4,6 +4,7 @@
 
 mod cancel;
 mod fault_buffers;
+mod hard_modes;
 mod interrupts;
 mod late_writes;
 mod mem_op;
@@ -12,6 +13,7 @@ mod prefetch;
 mod registers;
 mod replay;
 mod rig;
+mod snapshot;
 mod sparse;
 mod staleness;
 mod storm;

@@ -95,8 +95,8 @@ impl Rig {
     pub(crate) fn with(config: &Config) -> Self {
         let memory = Arc::new(Memory::new());
         let sink = Arc::new(Sink::default());
-        let intr = Arc::new(InterruptTree::new(sink.clone()));
         let counters = Arc::new(Counters::default());
+        let intr = Arc::new(InterruptTree::new(sink.clone(), counters.clone(), config));
         let mmu = Mmu::new(memory.clone(), intr.clone(), counters, config).unwrap();
         let pri = Arc::new(Pri::new(vec![mmu.clone(), intr]));
         Self {
