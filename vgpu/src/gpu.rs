@@ -12,6 +12,7 @@ use crate::fifo::{Fifo, FifoParts};
 use crate::intr::InterruptTree;
 use crate::mmu::Mmu;
 use crate::pmc::Pmc;
+use crate::pramin::Pramin;
 use crate::pri::{Pri, RegisterBlock};
 
 /// One virtual GPU.
@@ -45,6 +46,7 @@ impl Gpu {
             counters: Arc::clone(&counters),
         };
         let compute: Arc<dyn Engine> = Arc::new(Compute::new(parts, config.sms)?);
+        let pramin = Arc::new(Pramin::new(Arc::clone(&bus), Arc::clone(&counters)));
         let fifo = Fifo::new(FifoParts {
             bus,
             mmu: Arc::clone(&mmu),
@@ -55,8 +57,14 @@ impl Gpu {
         });
         let pmc = Arc::new(Pmc::new(Vec::new()));
         // In the order of a reset: what uses the MMU stops before the MMU does.
-        let blocks: Vec<Arc<dyn RegisterBlock>> =
-            vec![Arc::new(fifo), graph, Arc::clone(&mmu) as _, intr, pmc];
+        let blocks: Vec<Arc<dyn RegisterBlock>> = vec![
+            Arc::new(fifo),
+            graph,
+            Arc::clone(&mmu) as _,
+            intr,
+            pmc,
+            pramin,
+        ];
         let pri = Pri::new(blocks);
         Ok(Self { mmu, pri })
     }

@@ -20,4 +20,5 @@ pub mod transport;
 mod engine;
 mod fifo;
 mod pmc;
+mod pramin;
 mod regs;

@@ -5,4 +5,5 @@
 pub(crate) mod fault;
 pub(crate) mod mmu;
 pub(crate) mod names;
+pub(crate) mod pbus;
 pub(crate) mod pmc;

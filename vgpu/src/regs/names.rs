@@ -33,7 +33,6 @@ const UNITS: &[(u32, &str)] = &[
 /// Registers that a driver for GV100 may try and that this device does not model.
 const REGISTERS: &[(u32, &str)] = &[
     (0x000a00, "NV_PMC_BOOT_42"),
-    (0x001700, "NV_PBUS_BAR0_WINDOW"),
     (0x001704, "NV_PBUS_BAR1_BLOCK"),
     (0x001714, "NV_PBUS_BAR2_BLOCK"),
     (0x002270, "NV_PFIFO_RUNLIST_BASE"),

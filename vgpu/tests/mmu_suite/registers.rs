@@ -28,13 +28,13 @@ fn boot_0_says_gv100() {
 #[test]
 fn unmodelled_registers_read_0_and_are_listed_by_name() {
     let rig = Rig::new();
-    rig.write(0x1700, 5);
-    assert_eq!(rig.read(0x1700), 0);
-    assert_eq!(rig.read(0x1700), 0);
+    rig.write(0x1704, 5);
+    assert_eq!(rig.read(0x1704), 0);
+    assert_eq!(rig.read(0x1704), 0);
     assert_eq!(rig.read(0x100104), 0);
     let expected = [
-        "unmodelled read of NV_PBUS_BAR0_WINDOW (0x001700): 2 times",
-        "unmodelled write of NV_PBUS_BAR0_WINDOW (0x001700): 1 times",
+        "unmodelled read of NV_PBUS_BAR1_BLOCK (0x001704): 2 times",
+        "unmodelled write of NV_PBUS_BAR1_BLOCK (0x001704): 1 times",
         "unmodelled read of NV_PFB+0x104 (0x100104): 1 times",
     ];
     assert_eq!(rig.pri.report(), expected);
