@@ -213,9 +213,11 @@ impl Device {
         self.config.reset();
     }
 
-    /// The client is gone, and with it the memory and the descriptors that it lent.
+    /// The client is gone, perhaps in the middle of work, and with it the memory and the descriptors that it lent.
     fn disconnect(&mut self) {
         self.parts.memory.set_bus_master(false);
+        self.parts.gpu.reset();
+        self.config.reset();
         self.parts.memory.unmap_all();
         self.parts.interrupts.detach_all();
     }

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A client that dies in the middle of something: the device ends its work, and its process ends.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::{fcntl_setfd, FdFlags};
+use vfio_bindings::bindings::vfio::{
+    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR1_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+};
+use vfio_user::Client;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const COMMAND: u64 = 0x04;
+const BUS_MASTER: u16 = 1 << 2;
+const DEVICE_CONTROL: u64 = 0x48;
+const FUNCTION_RESET: u16 = 1 << 15;
+const CHANNEL_INST: u64 = 0x80_0000;
+const CHANNEL: u64 = 0x80_0004;
+const DOORBELL: u64 = 0x81_0090;
+const REPLAY_BUFFER_PUT: u64 = 0x100e44;
+const BUSY: u32 = 1 << 28;
+
+const INSTANCE: u64 = 0x2_0000;
+const USERD: u64 = 0x2_1000;
+const RING: u64 = 0x1_0000;
+const PUSH: u64 = 0x1_1000;
+const SEMAPHORE: u64 = 0x1_2000;
+const UNMAPPED: u32 = 0x1f_0000;
+
+/// The device as a process of its own.
+struct Process {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Process {
+    fn start() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mirage-death-{}-{number}.sock", std::process::id());
+        let socket = std::env::temp_dir().join(name);
+        let (ready, announce) = rustix::pipe::pipe().unwrap();
+        fcntl_setfd(&announce, FdFlags::empty()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_mirage-vgpu"))
+            .args(["--vram", "64", "--sms", "2", "--socket"])
+            .arg(&socket)
+            .arg("--ready-fd")
+            .arg(announce.as_raw_fd().to_string())
+            .env("RUST_LOG", "error")
+            .spawn()
+            .unwrap();
+        drop::<OwnedFd>(announce);
+        let mut line = String::new();
+        BufReader::new(File::from(ready))
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        Self { child, socket }
+    }
+
+    fn end(mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(!self.socket.exists(), "the socket was left behind");
+                return status;
+            }
+            if start.elapsed() > PATIENCE {
+                self.child.kill().unwrap();
+                panic!("the process did not end with its client");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn read(client: &mut Client, register: u64) -> u32 {
+    let mut data = [0; 4];
+    client
+        .region_read(VFIO_PCI_BAR0_REGION_INDEX, register, &mut data)
+        .unwrap();
+    u32::from_le_bytes(data)
+}
+
+fn write(client: &mut Client, register: u64, value: u32) {
+    client
+        .region_write(VFIO_PCI_BAR0_REGION_INDEX, register, &value.to_le_bytes())
+        .unwrap();
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// INC header with one method.
+fn method(subchannel: u32, address: u32, data: u32) -> [u32; 2] {
+    [
+        (1 << 29) | (1 << 16) | (subchannel << 13) | (address >> 2),
+        data,
+    ]
+}
+
+/// Starts work that never ends: a store that waits for a replay, and behind it a semaphore that nobody releases.
+fn start_work(client: &mut Client) {
+    let region = client.region(VFIO_PCI_BAR1_REGION_INDEX).unwrap();
+    let vram = region.file_offset.as_ref().unwrap().file();
+    let put = |at: u64, value: u64| vram.write_all_at(&value.to_le_bytes(), at).unwrap();
+    // One table of each level; the 4 KiB pages of the first 256 KiB map themselves. PDE aperture 1 and PTE aperture 0 are VRAM.
+    for (entry, table) in [
+        (0x1000, 0x2000),
+        (0x2000, 0x3000),
+        (0x3000, 0x4000),
+        (0x4008, 0x5000),
+    ] {
+        put(entry, (table >> 4) | (1 << 1));
+    }
+    (0..64).for_each(|page| put(0x5000 + 8 * page, (page << 12 >> 4) | 1));
+    put(INSTANCE + 0x008, USERD);
+    put(INSTANCE + 0x010, 0xface);
+    put(INSTANCE + 0x048, RING | (3 << 16 << 32));
+    put(INSTANCE + 0x200, 0x1000 | (1 << 10) | (1 << 11) | (1 << 4));
+    let words: Vec<u8> = [
+        method(1, 0x0000, 0xfec0),
+        method(1, 0x0204, UNMAPPED),
+        method(1, 0x023c, 32),
+        method(1, 0x0300, 1),
+        method(0, 0x005c, SEMAPHORE as u32),
+        method(0, 0x0064, 1),
+        method(0, 0x006c, 0),
+    ]
+    .iter()
+    .flatten()
+    .flat_map(|word| word.to_le_bytes())
+    .collect();
+    vram.write_all_at(&words, PUSH).unwrap();
+    put(RING, PUSH | ((words.len() as u64 / 4) << 42));
+    vram.write_all_at(&1u32.to_le_bytes(), USERD + 0x8c)
+        .unwrap();
+    // The replayable fault buffer.
+    write(client, 0x100e38, 0x3_0000 | 1);
+    write(client, 0x100e48, (1 << 31) | 64);
+    write(client, CHANNEL_INST, (1 << 31) | (INSTANCE >> 12) as u32);
+    write(client, CHANNEL, 1 << 10);
+    write(client, DOORBELL, 0);
+    until("a fault", || read(client, REPLAY_BUFFER_PUT) != 0);
+    assert_ne!(read(client, CHANNEL) & BUSY, 0);
+}
+
+#[test]
+fn the_process_ends_when_its_client_dies_in_the_middle_of_work() {
+    let process = Process::start();
+    let mut client = Client::new(&process.socket).unwrap();
+    start_work(&mut client);
+    drop(client);
+    assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn the_process_ends_when_its_client_dies_in_the_middle_of_a_message() {
+    for bytes in [1, 15, 16, 20] {
+        let process = Process::start();
+        let mut stream = UnixStream::connect(&process.socket).unwrap();
+        // A region write of 4096 bytes, of which some come.
+        let header: [u32; 8] = [10 << 16, 4096 + 32, 0, 0, 0, 0, 0, 4096];
+        let message: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+        stream.write_all(&message[..bytes]).unwrap();
+        drop(stream);
+        assert_eq!(process.end().code(), Some(0), "{bytes} bytes");
+    }
+}
+
+#[test]
+fn a_function_level_reset_in_the_middle_of_work_ends_it_and_the_device_works_again() {
+    let process = Process::start();
+    let mut client = Client::new(&process.socket).unwrap();
+    for by_function in [true, false] {
+        start_work(&mut client);
+        if by_function {
+            client
+                .region_write(
+                    VFIO_PCI_CONFIG_REGION_INDEX,
+                    DEVICE_CONTROL,
+                    &FUNCTION_RESET.to_le_bytes(),
+                )
+                .unwrap();
+        } else {
+            client.reset().unwrap();
+        }
+        for register in [CHANNEL_INST, CHANNEL, REPLAY_BUFFER_PUT, 0x100e48] {
+            assert_eq!(read(&mut client, register), 0, "{register:#x}");
+        }
+        let mut command = [0; 2];
+        client
+            .region_read(VFIO_PCI_CONFIG_REGION_INDEX, COMMAND, &mut command)
+            .unwrap();
+        assert_eq!(u16::from_le_bytes(command) & BUS_MASTER, 0);
+    }
+    start_work(&mut client);
+    drop(client);
+    assert_eq!(process.end().code(), Some(0));
+}
