@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,10 @@ LOGS = pathlib.Path(os.environ["MIRAGE_STATE"], "log")
 SCRIPTS = SOURCE / "scripts"
 # A status from here on is the launcher's word on the run, not the command's.
 LAUNCHER_STATUS = 240
-GUEST_SECONDS = {"stock": 1800, "debug": 3600}
+# No suite may hold up the others: what a command, a build and a guest may take on two cores, and then it has failed.
+COMMAND_SECONDS = 1200
+BUILD_SECONDS = 2400
+GUEST_SECONDS = {"stock": 1200, "debug": 2400}
 # What igt_runner wrote comes after this line of a guest's output. The first look at a path of tracing warns, whoever looks.
 IGT_RESULTS = "=== igt results ===\n"
 IGT_ROOT = "/usr/libexec/igt-gpu-tools"
@@ -56,11 +60,22 @@ class Counts:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
-def run(name, command, **kwargs):
-    """Runs a command with its output in a log; returns status and output."""
+def run(name, command, seconds=COMMAND_SECONDS):
+    """Runs a command with its output in a log; returns status and output. What it started goes with it when its time is over."""
     path = LOGS / f"test-{name}.log"
     with open(path, "wb") as log:
-        process = subprocess.run(list(map(str, command)), cwd=SOURCE, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False, **kwargs)
+        line = list(map(str, command))
+        process = subprocess.Popen(line, cwd=SOURCE, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            log.write(f"\nno end after {seconds} s\n".encode())
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
     return process.returncode, path.read_text(errors="replace")
 
 
@@ -161,7 +176,7 @@ def last_lines(output):
 
 def build(name, *command):
     """A build that a suite needs; its failure is the suite's."""
-    status, output = run(f"build-{name}", command)
+    status, output = run(f"build-{name}", command, BUILD_SECONDS)
     if status:
         raise RuntimeError(f"{name} does not build: {last_lines(output)}")
 
@@ -172,7 +187,8 @@ def guest(kernel, command, name, *options, count=ktap):
     build("vgpu", SCRIPTS / "build-rust.sh", "vgpu")
     build("userspace", SCRIPTS / "build-rust.sh", "userspace")
     boot = [SCRIPTS / "qemu-boot.sh", "--kernel", kernel, "--timeout", GUEST_SECONDS[kernel], *options, "--", *command]
-    status, output = run(name, boot)
+    # the launcher has a limit of its own, and says more when it is over
+    status, output = run(name, boot, GUEST_SECONDS[kernel] + COMMAND_SECONDS)
     counts = count(output)
     if status >= LAUNCHER_STATUS or (status and not counts.failed):
         counts.fail(f"status {status}: {last_lines(output)}")
@@ -233,8 +249,8 @@ def suite_igt():
 
 SUITES = {
     "check": suite_check,
-    "vgpu": suite_vgpu,
     "userspace": suite_userspace,
+    "vgpu": suite_vgpu,
     "scripts": suite_scripts,
     "guest-stock": suite_guest_stock,
     "kunit": suite_kunit,
@@ -248,6 +264,8 @@ def main():
     if unknown := [name for name in names if name not in SUITES]:
         sys.exit(f"no suite {', '.join(unknown)}; there are: {', '.join(SUITES)}")
     LOGS.mkdir(parents=True, exist_ok=True)
+    # as an exception, so that what runs ends too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     total = Counts()
     for name in names:
         start = time.monotonic()

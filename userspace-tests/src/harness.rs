@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 const EXIT_SKIP: i32 = 77;
 /// Exit status of a test process that failed, as igt_runner has it.
 const EXIT_FAIL: u8 = 98;
+/// A test that takes longer says so.
+const SLOW: Duration = Duration::from_secs(10);
 /// What the last line of a test that skips begins with.
 const SKIP: &str = "SKIP: ";
 
@@ -150,8 +152,12 @@ pub(crate) fn run_all(tests: &[Test]) -> Result<ExitCode> {
     println!("KTAP version 1\n1..{}", tests.len());
     let mut totals = Totals::default();
     for (i, test) in tests.iter().enumerate() {
-        let (number, name) = (i + 1, test.full_name());
-        match run_apart(test)? {
+        let (number, name, start) = (i + 1, test.full_name(), Instant::now());
+        let outcome = run_apart(test)?;
+        if start.elapsed() > SLOW {
+            println!("# {name} took {:.0?}", start.elapsed());
+        }
+        match outcome {
             Outcome::Pass => {
                 totals.pass += 1;
                 println!("ok {number} {name}");
