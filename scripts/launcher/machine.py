@@ -133,8 +133,8 @@ class Machine:
         kernel_line += ["numa_balancing=disable"]
         # QEMU puts the windows of its bridges where its memory map has a hole of AMD's; a device that comes later needs them.
         kernel_line += ["pci=no_e820"]
-        # A machine that is busy with other things is no lockup.
-        kernel_line += ["watchdog_thresh=40", "rcupdate.rcu_cpu_stall_timeout=120"]
+        # A machine that is busy with other things is no lockup, and no broken timer.
+        kernel_line += ["watchdog_thresh=40", "rcupdate.rcu_cpu_stall_timeout=120", "no_timer_check"]
         command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", f"{NODES},sockets={NODES}"]
         command += self.accelerator()
         command += ["-machine", "q35", "-m", f"{self.args.memory}M"]
