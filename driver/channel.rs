@@ -11,6 +11,7 @@ use crate::{
     kapi::{coherent::CoherentBuf, errno, fence::FenceTimeline, mmio, workqueue::flush_work},
     ram::Target,
     regs::*,
+    runlist::RunlistChannel,
     svm::Svm,
     vram::{VramOffset, VramPage},
 };
@@ -38,7 +39,7 @@ use robust::timeout_ns;
 pub(crate) use robust::Notifier;
 
 /// Channels of a device.
-pub(crate) const CHANNELS: usize = 64;
+pub(crate) const CHANNELS: usize = 128;
 /// Most bytes of all push buffers of one EXEC.
 pub(crate) const PUSH_MAX: usize = 64 << 10;
 /// Most push buffers of one EXEC.
@@ -86,6 +87,7 @@ struct State {
 #[pin_data]
 pub(crate) struct Channel {
     id: ChannelId,
+    engine: Engine,
     gpu: Arc<Gpu>,
     svm: Arc<Svm>,
     inst: VramPage,
@@ -134,6 +136,7 @@ impl Channel {
         Arc::pin_init(
             try_pin_init!(Self {
                 id,
+                engine: Engine::Compute,
                 gpu: gpu.clone(),
                 svm: svm.clone(),
                 inst: gpu.vram.alloc_page()?,
@@ -154,10 +157,16 @@ impl Channel {
         let dma = mem.dma_addr();
         let ring = Ring::new(mem, self.va)?;
         ring.write_instance_block(&self.gpu, self.inst.offset(), self.svm.pdb())?;
+        let entry = RunlistChannel {
+            engine: self.engine,
+            id: self.id,
+            inst: self.inst.offset(),
+            userd: ring.userd(),
+        };
         // From here on release unmaps the memory before it frees it.
         self.state.lock().ring = Some(ring);
         self.svm.map_unmanaged(self.va, dma)?;
-        self.start_hardware()
+        self.start_hardware(entry)
     }
 
     /// The hardware ID.
@@ -188,7 +197,7 @@ impl Channel {
         flush_work(&self.work);
     }
 
-    fn start_hardware(&self) -> Result {
+    fn start_hardware(&self, entry: RunlistChannel) -> Result {
         let inst = NV_PCCSR_CHANNEL_INST::try_at(self.id.index()).ok_or(EINVAL)?;
         let ccsr = NV_PCCSR_CHANNEL::try_at(self.id.index()).ok_or(EINVAL)?;
         let bind = NV_PCCSR_CHANNEL_INST::zeroed()
@@ -197,6 +206,7 @@ impl Channel {
             .with_bind(true);
         mmio::wmb();
         self.gpu.bar0.write(inst, bind);
+        self.gpu.runlist_add(entry)?;
         let enable = NV_PCCSR_CHANNEL::zeroed().with_enable_set(true);
         self.gpu.bar0.write(ccsr, enable);
         Ok(())
@@ -222,6 +232,7 @@ impl Channel {
             }
             delay::fsleep(Delta::from_micros(50));
         }
+        self.gpu.runlist_remove(self.engine, self.id)?;
         bar0.write(inst, NV_PCCSR_CHANNEL_INST::zeroed());
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::{
     },
     mirror::REGION_SIZE,
     regs::*,
+    runlist::{RunlistChannel, Runlists},
     svm::Svm,
     tlb::{Scope, Tlb},
     vram::{Vram, VramOffset},
@@ -91,6 +92,8 @@ pub(crate) struct Gpu {
     /// Registers that stop a channel; one channel at a time.
     #[pin]
     pub(crate) preempt: Mutex<()>,
+    #[pin]
+    runlists: Mutex<Runlists>,
     lost: Atomic<bool>,
     /// Runs all work of the device and of its address spaces. Emptied by `shutdown` and by `Svm::close`, so the last
     /// reference to the device is never dropped in it.
@@ -145,6 +148,7 @@ impl Gpu {
         let dma = MirrorDma::new(pdev)?;
         let faults = FaultBuffers::new(&bar0, &dma)?;
         let queue = OwnedQueue::new(c"mirage")?;
+        let runlists = Runlists::new(&vram)?;
         let tlb_bar0 = bar0.clone();
         let tlb_counters = counters.clone();
         Arc::pin_init(
@@ -158,6 +162,7 @@ impl Gpu {
                 svms <- new_mutex!(KVec::new(), "mirage::svms"),
                 faults <- new_mutex!(Some(faults), "mirage::faults"),
                 preempt <- new_mutex!((), "mirage::preempt"),
+                runlists <- new_mutex!(runlists, "mirage::runlists"),
                 lost: Atomic::new(false),
                 queue,
                 stall_work <- new_work!("mirage::stall"),
@@ -251,6 +256,17 @@ impl Gpu {
         (0..CHANNELS as u32)
             .filter_map(|id| self.channel(ChannelId::new(id)?))
             .for_each(|channel| f(&channel));
+    }
+
+    /// Has an engine run a channel, as soon as that is enabled.
+    pub(crate) fn runlist_add(&self, channel: RunlistChannel) -> Result {
+        self.runlists.lock().add(&self.vram, &self.bar0, channel)
+    }
+
+    /// Takes a channel that does not run off its runlist.
+    pub(crate) fn runlist_remove(&self, engine: Engine, id: ChannelId) -> Result {
+        let mut runlists = self.runlists.lock();
+        runlists.remove(&self.vram, &self.bar0, engine, id)
     }
 
     /// Registers an address space.

@@ -22,7 +22,7 @@
 //! * [`svm`]: one process on one GPU: regions, fault service, policy.
 //! * [`mirror`]: one region: notifier, update lock, commit, invalidate.
 //! * [`gpu_pt`]: format and walk of GPU page tables, pure logic.
-//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`vram`], [`regs`], [`ram`], [`counters`]: the parts of the device.
+//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`runlist`], [`vram`], [`regs`], [`ram`], [`counters`]: the parts of the device.
 //! * [`kapi`]: safe wrappers of kernel interfaces; all `unsafe` code, all differences between kernel versions.
 //!
 //! # Glossary
@@ -48,7 +48,7 @@
 //! 4. `Gpu::channels`: a channel is made under it, so that an ID is never given twice. Finding one does not nest.
 //! 5. `Gpu::svms`.
 //! 6. `Channel::state`: stopping a channel waits for the hardware under it.
-//! 7. `Gpu::preempt`, `Svm::pending`, `Svm::reports`: leaves.
+//! 7. `Gpu::preempt`, `Gpu::runlists`, `Svm::pending`, `Svm::reports`: leaves.
 //! 8. `Svm::space`: regions are made and removed under it, which waits for invalidations that run. So nothing that an
 //!    invalidate callback, or the holder of an mmap lock, can wait for may come before it.
 //! 9. The allocator of device memory ([`vram`]): allocates memory under its lock, so it comes before everything that reclaim takes.
@@ -75,6 +75,7 @@ mod mirror;
 mod push;
 mod ram;
 mod regs;
+mod runlist;
 mod svm;
 mod tlb;
 mod vram;

@@ -57,6 +57,53 @@ pub(crate) mod ramin {
     pub(crate) const PDB_HI: usize = 0x204;
 }
 
+// dev_ram: runlist entries (RAMRL), a group and a channel of 16 bytes each.
+bitfield! {
+    /// Word 0 of a group.
+    pub(crate) struct RunlistTsg0(u32) {
+        31:24 timeslice_timeout;
+        19:16 timeslice_scale;
+        0:0 tsg => bool;
+    }
+}
+
+bitfield! {
+    /// Word 1 of a group.
+    pub(crate) struct RunlistTsg1(u32) {
+        7:0 length;
+    }
+}
+
+bitfield! {
+    /// Word 2 of a group.
+    pub(crate) struct RunlistTsg2(u32) {
+        11:0 tsgid;
+    }
+}
+
+bitfield! {
+    /// Word 0 of a channel. Word 1 is the high half of the address of USERD.
+    pub(crate) struct RunlistChan0(u32) {
+        31:8 userd_lo;
+        7:6 userd_target;
+        5:4 inst_target;
+        0:0 tsg => bool;
+    }
+}
+
+impl RunlistChan0 {
+    /// Bits of an address that are in the word.
+    pub(crate) const USERD_MASK: u32 = !0xff;
+}
+
+bitfield! {
+    /// Word 2 of a channel. Word 3 is the high half of the address of the instance block.
+    pub(crate) struct RunlistChan2(u32) {
+        31:12 inst_lo;
+        11:0 chid;
+    }
+}
+
 /// Byte offset of GP_PUT in USERD, dev_ram.
 pub(crate) const USERD_GP_PUT: usize = 0x8c;
 /// Bytes of USERD.

@@ -12,6 +12,20 @@ pub(crate) const MIRAGE_COMPUTE_A: u32 = 0xfec0;
 /// The class of the copy engines.
 pub(crate) const VOLTA_DMA_COPY_A: u32 = 0xc3b5;
 
+/// Engines, by the number of their runlist (docs/vgpu.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// Graphics and compute.
+    Compute = 0,
+    /// First copy engine.
+    Copy0 = 1,
+    /// Second copy engine.
+    Copy1 = 2,
+}
+
+/// All engines.
+pub(crate) const ENGINES: [Engine; 3] = [Engine::Compute, Engine::Copy0, Engine::Copy1];
+
 /// Which interrupt tree (and MSI-X vector) carries what.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IntrTree {
@@ -64,6 +78,33 @@ register! {
         0:0 bind_error => bool;
     }
 
+    /// Address of the runlist that is submitted next.
+    pub(crate) NV_PFIFO_RUNLIST_BASE(u32) @ 0x002270 {
+        29:28 target;
+        27:0 ptr;
+    }
+
+    /// Submits a runlist.
+    pub(crate) NV_PFIFO_RUNLIST(u32) @ 0x002274 {
+        23:20 id;
+        /// Entries.
+        15:0 length;
+    }
+
+    /// Whether a runlist is still being read.
+    pub(crate) NV_PFIFO_RUNLIST_STATUS(u32)[3, stride = 8] @ 0x002284 {
+        20:20 pending => bool;
+    }
+
+    /// Which channel an engine works for.
+    pub(crate) NV_PFIFO_ENGINE_STATUS(u32)[3, stride = 8] @ 0x002640 {
+        31:31 busy => bool;
+        30:30 faulted => bool;
+        15:13 ctx_status;
+        12:12 id_type_tsg => bool;
+        11:0 id;
+    }
+
     /// Takes a channel off the hardware.
     pub(crate) NV_PFIFO_PREEMPT(u32) @ 0x002634 {
         20:20 pending => bool;
@@ -93,14 +134,14 @@ register! {
     }
 
     /// Instance block of a channel.
-    pub(crate) NV_PCCSR_CHANNEL_INST(u32)[64, stride = 8] @ 0x800000 {
+    pub(crate) NV_PCCSR_CHANNEL_INST(u32)[128, stride = 8] @ 0x800000 {
         31:31 bind => bool;
         29:28 target;
         27:0 ptr;
     }
 
     /// State of a channel.
-    pub(crate) NV_PCCSR_CHANNEL(u32)[64, stride = 8] @ 0x800004 {
+    pub(crate) NV_PCCSR_CHANNEL(u32)[128, stride = 8] @ 0x800004 {
         28:28 busy => bool;
         23:23 eng_faulted => bool;
         22:22 pbdma_faulted => bool;
@@ -112,6 +153,23 @@ register! {
     /// Doorbell.
     pub(crate) NV_USERMODE_NOTIFY_CHANNEL_PENDING(u32) @ 0x810090 {
         31:0 id;
+    }
+}
+
+// Copy engines
+register! {
+    /// Enabled interrupts of a copy engine.
+    pub(crate) NV_CE_INTR_EN(u32)[2, stride = 0x80] @ 0x10440c {
+        2:2 launcherr => bool;
+        1:1 nonblockpipe => bool;
+        0:0 blockpipe => bool;
+    }
+
+    /// Interrupts of a copy engine; write one to clear.
+    pub(crate) NV_CE_INTR_STATUS(u32)[2, stride = 0x80] @ 0x104410 {
+        2:2 launcherr => bool;
+        1:1 nonblockpipe => bool;
+        0:0 blockpipe => bool;
     }
 }
 

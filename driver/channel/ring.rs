@@ -96,6 +96,11 @@ impl Ring {
         })
     }
 
+    /// Bus address of USERD.
+    pub(super) fn userd(&self) -> u64 {
+        self.mem.dma_addr() + USERD as u64
+    }
+
     /// Room for `bytes` of push buffer, if there is now.
     pub(super) fn room(&self, bytes: usize) -> Option<Room> {
         let Some(oldest) = self.jobs.front() else {
@@ -199,7 +204,7 @@ impl Ring {
         at: VramOffset,
         pdb: VramOffset,
     ) -> Result {
-        let userd = self.mem.dma_addr() + USERD as u64;
+        let userd = self.userd();
         let gpfifo = self.va + GPFIFO as u64;
         // CAST: Low halves of 64-bit addresses, masked to the fields.
         let userd_lo = RamfcUserdLo::from(userd as u32 & !(USERD_SIZE as u32 - 1))
