@@ -26,12 +26,14 @@ use kernel::{
 };
 
 mod exec;
+mod faulted;
 mod fifo;
 mod queue;
 mod ring;
 mod robust;
 
 pub(crate) use exec::Exec;
+use faulted::FaultState;
 use queue::Queue;
 use ring::Ring;
 pub(crate) use ring::{CHANNEL_MEM, MAPPED};
@@ -96,6 +98,8 @@ pub(crate) struct Channel {
     timeline: FenceTimeline,
     #[pin]
     state: Mutex<State>,
+    #[pin]
+    faults: FaultState,
     /// Signalled when work is finished or the channel ends.
     #[pin]
     progress: CondVar,
@@ -143,6 +147,7 @@ impl Channel {
                 va,
                 timeline: FenceTimeline::new(c"mirage"),
                 state <- new_mutex!(state, "mirage::channel"),
+                faults <- FaultState::new(),
                 progress <- new_condvar!("mirage::progress"),
                 progress_at: Atomic::new(0),
                 timeout_ns: timeout_ns(config.timeout_ms),
@@ -157,16 +162,11 @@ impl Channel {
         let dma = mem.dma_addr();
         let ring = Ring::new(mem, self.va)?;
         ring.write_instance_block(&self.gpu, self.inst.offset(), self.svm.pdb())?;
-        let entry = RunlistChannel {
-            engine: self.engine,
-            id: self.id,
-            inst: self.inst.offset(),
-            userd: ring.userd(),
-        };
+        let userd = ring.userd();
         // From here on release unmaps the memory before it frees it.
         self.state.lock().ring = Some(ring);
         self.svm.map_unmanaged(self.va, dma)?;
-        self.start_hardware(entry)
+        self.start_hardware(userd)
     }
 
     /// The hardware ID.
@@ -197,7 +197,8 @@ impl Channel {
         flush_work(&self.work);
     }
 
-    fn start_hardware(&self, entry: RunlistChannel) -> Result {
+    /// Lets the hardware run the channel, whose USERD is at bus address `userd`.
+    fn start_hardware(&self, userd: u64) -> Result {
         let inst = NV_PCCSR_CHANNEL_INST::try_at(self.id.index()).ok_or(EINVAL)?;
         let ccsr = NV_PCCSR_CHANNEL::try_at(self.id.index()).ok_or(EINVAL)?;
         let bind = NV_PCCSR_CHANNEL_INST::zeroed()
@@ -206,7 +207,12 @@ impl Channel {
             .with_bind(true);
         mmio::wmb();
         self.gpu.bar0.write(inst, bind);
-        self.gpu.runlist_add(entry)?;
+        self.gpu.runlist_add(RunlistChannel {
+            engine: self.engine,
+            id: self.id,
+            inst: self.inst.offset(),
+            userd,
+        })?;
         let enable = NV_PCCSR_CHANNEL::zeroed().with_enable_set(true);
         self.gpu.bar0.write(ccsr, enable);
         Ok(())

@@ -42,6 +42,12 @@ counters! {
     stale_faults,
     /// Fault packets that the software queue had no room for; they fault again at the next replay.
     dropped_faults,
+    /// Bad accesses that were tried once more before their channel was stopped.
+    second_looks,
+    /// Channels resumed after a fault that is not replayable.
+    resumes,
+    /// Times that the watchdog found work for which no interrupt had come.
+    watchdog_kicks,
     /// Overflows of a fault buffer.
     overflows,
     /// Fault loops that an invalidation made start again.
@@ -93,6 +99,11 @@ impl Counter {
     /// Counts one.
     pub(crate) fn inc(&self) {
         self.add(1);
+    }
+
+    /// Counts one, and returns its number, from 1 on.
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
     /// Counts `n`.

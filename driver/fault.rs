@@ -17,19 +17,23 @@ use kernel::{
     io::register::Array,
     prelude::*,
     sync::Arc,
-    time::{delay, Delta},
+    time::{delay, Delta, Instant, Monotonic},
 };
 
 /// Most packets that are read before their address spaces get to work.
 pub(crate) const BATCH: usize = 256;
 /// Looks at a packet whose VALID is not set yet, 1 us apart, before it is left for the next interrupt.
 const VALID_POLLS: usize = 100;
+/// Longest wait for VALID, over many interrupts.
+const VALID_TIMEOUT: Delta = Delta::from_secs(1);
 /// Bounds of what the device may say about the size of a buffer, in packets.
 const ENTRIES: core::ops::RangeInclusive<u32> = 2..=65536;
 
 /// What the GPU tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FaultAccess {
+    /// A hint: nobody waits for it.
+    Prefetch,
     Read,
     Write,
     Atomic,
@@ -40,8 +44,17 @@ pub(crate) enum FaultAccess {
 pub(crate) enum Origin {
     /// The access waits, and can be replayed.
     Replayable,
-    /// The access is over: it was cancelled, or its client cannot replay. All that is left is to report it.
+    /// The channel is switched out, and tries the access again when it is resumed.
+    Switched(Switched),
+    /// The access is over: it was cancelled. All that is left is to report it.
     Reported,
+}
+
+/// Which part of a channel cannot go on (PCCSR: ENG_FAULTED, PBDMA_FAULTED).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Switched {
+    Engine,
+    Pbdma,
 }
 
 /// One access that faulted.
@@ -50,6 +63,8 @@ pub(crate) struct Fault {
     pub(crate) channel: Arc<Channel>,
     /// Address, 4 KiB aligned.
     pub(crate) va: u64,
+    /// Nanoseconds of the device's clock.
+    pub(crate) timestamp: u64,
     pub(crate) access: FaultAccess,
     pub(crate) origin: Origin,
     /// Why no service can help, if none can.
@@ -74,6 +89,8 @@ struct FaultBuffer {
     mem: CoherentBuf,
     entries: u32,
     get: u32,
+    /// Since when the packet at GET is not complete.
+    incomplete: Option<Instant<Monotonic>>,
 }
 
 impl FaultBuffers {
@@ -103,7 +120,9 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
     let mut buffers = gpu.faults.lock();
     let Some(buffers) = &mut *buffers else { return };
     let mut touched = KVec::<Arc<Svm>>::new();
+    let mut replay_comes = false;
     let mut queue = |fault: Fault| {
+        replay_comes = true;
         let svm = fault.channel.svm().clone();
         svm.queue_fault(fault);
         if !touched.iter().any(|other| Arc::ptr_eq(other, &svm)) {
@@ -113,11 +132,11 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
                 .unwrap_or_else(|_| svm.start_service());
         }
     };
-    // What is lost here nobody waits for.
+    // Channels whose packets are lost here the watchdog finds.
     buffers.non_replayable.drain(gpu, &mut queue);
     let unserved = buffers.replayable.drain(gpu, &mut queue);
     touched.iter().for_each(Svm::start_service);
-    if touched.is_empty() && unserved {
+    if !replay_comes && unserved {
         // Nobody else will replay; without it accesses whose packets were lost would stall for ever.
         let _ = gpu.tlb.lock().replay(None);
     }
@@ -169,6 +188,7 @@ impl FaultBuffer {
             mem,
             entries,
             get: put,
+            incomplete: None,
         })
     }
 
@@ -192,16 +212,19 @@ impl FaultBuffer {
             if self.get == target {
                 break;
             }
-            match self.take_packet() {
-                Ok(words) => match parse(gpu, self.kind, &words) {
-                    Some(fault) => f(fault),
-                    None => {
-                        gpu.counters.stale_faults.inc();
-                        unserved = true;
-                    }
-                },
+            let fault = match self.take_packet() {
+                Ok(words) => parse(gpu, self.kind, &words),
+                Err(_) if self.gives_up() => None,
                 Err(_) => break,
+            };
+            match fault {
+                Some(fault) => f(fault),
+                None => {
+                    gpu.counters.stale_faults.inc();
+                    unserved = true;
+                }
             }
+            self.incomplete = None;
             gpu.counters.faults.inc();
             self.get = (self.get + 1) % self.entries;
         }
@@ -231,6 +254,17 @@ impl FaultBuffer {
         Ok(words)
     }
 
+    /// Whether the packet at GET has been incomplete for so long that it is taken for lost. Sleeps a little otherwise: the interrupt stays
+    /// pending, and should not come again at once.
+    fn gives_up(&mut self) -> bool {
+        let since = *self.incomplete.get_or_insert_with(Instant::now);
+        if since.elapsed() > VALID_TIMEOUT {
+            return true;
+        }
+        delay::fsleep(Delta::from_millis(1));
+        false
+    }
+
     /// Gives the packets back to the hardware, and clears an overflow, which needs room in the buffer first.
     fn write_get(&self, gpu: &Gpu, put: NV_PFB_PRI_MMU_FAULT_BUFFER_PUT) {
         // VALID must be cleared before the hardware may write the packet again.
@@ -253,7 +287,7 @@ impl FaultBuffer {
 
 /// Makes a fault of a packet; `None` if it names no channel or access.
 fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault> {
-    let [inst_lo, inst_hi, addr_lo, addr_hi, _, _, _, info] = *words;
+    let [inst_lo, inst_hi, addr_lo, addr_hi, time_lo, time_hi, engine, info] = *words;
     let inst = packet::Inst::from(inst_lo);
     if inst.aperture().get() != Target::VidMem as u32 {
         return None;
@@ -265,6 +299,7 @@ fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault
         access_type::READ => FaultAccess::Read,
         access_type::WRITE => FaultAccess::Write,
         access_type::ATOMIC_STRONG | access_type::ATOMIC_WEAK => FaultAccess::Atomic,
+        access_type::PREFETCH => FaultAccess::Prefetch,
         _ => return None,
     };
     let fatal = match info.fault_type().get() {
@@ -276,14 +311,32 @@ fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault
         fault_type::POISONED => Some(Reason::Bus),
         _ => Some(Reason::Device),
     };
+    let channel = gpu.channel_of(inst)?;
+    let origin = match kind {
+        Kind::Replayable => Origin::Replayable,
+        Kind::NonReplayable => origin(&channel, info, packet::Engine::from(engine))?,
+    };
     Some(Fault {
-        channel: gpu.channel_of(inst)?,
+        channel,
         va,
+        timestamp: u64::from(time_hi) << 32 | u64::from(time_lo),
         access,
-        origin: match kind {
-            Kind::NonReplayable => Origin::Reported,
-            Kind::Replayable => Origin::Replayable,
-        },
+        origin,
         fatal,
     })
+}
+
+/// What can be done about a fault that is not replayable; `None` if its channel does not wait for anything, so the packet is old.
+fn origin(channel: &Channel, info: packet::Info, engine: packet::Engine) -> Option<Origin> {
+    let unit = if engine_id::HOSTS.contains(&engine.id().get()) {
+        Switched::Pbdma
+    } else {
+        Switched::Engine
+    };
+    let origin = if info.mmu_client_type_hub() {
+        Origin::Switched(unit)
+    } else {
+        Origin::Reported
+    };
+    channel.is_switched_out(unit).then_some(origin)
 }

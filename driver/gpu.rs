@@ -26,7 +26,7 @@ use crate::{
 };
 use kernel::{
     device::Bound,
-    impl_has_work, new_mutex, new_work, pci,
+    impl_has_delayed_work, impl_has_work, new_delayed_work, new_mutex, new_work, pci,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -34,16 +34,19 @@ use kernel::{
         atomic::{Atomic, Full, Relaxed},
         Arc, Mutex,
     },
-    workqueue::{Work, WorkItem},
+    workqueue::{DelayedWork, Work, WorkItem},
 };
 
 mod intr;
+mod watchdog;
 
 use intr::disarm;
 
 /// Work items of a [`Gpu`], one per interrupt tree.
 const STALL_WORK: u64 = IntrTree::Stall as u64;
 const NON_STALL_WORK: u64 = IntrTree::NonStall as u64;
+/// Work item of the watchdog.
+const WATCHDOG: u64 = 2;
 
 /// What GETPARAM can ask.
 #[derive(Clone, Copy)]
@@ -102,11 +105,17 @@ pub(crate) struct Gpu {
     stall_work: Work<Gpu, STALL_WORK>,
     #[pin]
     non_stall_work: Work<Gpu, NON_STALL_WORK>,
+    #[pin]
+    watchdog: DelayedWork<Gpu, WATCHDOG>,
 }
 
 impl_has_work! {
     impl HasWork<Self, STALL_WORK> for Gpu { self.stall_work }
     impl HasWork<Self, NON_STALL_WORK> for Gpu { self.non_stall_work }
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, WATCHDOG> for Gpu { self.watchdog }
 }
 
 impl WorkItem<STALL_WORK> for Gpu {
@@ -167,6 +176,7 @@ impl Gpu {
                 queue,
                 stall_work <- new_work!("mirage::stall"),
                 non_stall_work <- new_work!("mirage::non_stall"),
+                watchdog <- new_delayed_work!("mirage::watchdog"),
             }? Error),
             GFP_KERNEL,
         )
@@ -219,7 +229,7 @@ impl Gpu {
     ///
     /// `ENOSPC`: no ID is free. `ENODEV`: the device is lost. What `make` returns.
     pub(crate) fn insert_channel(
-        &self,
+        self: &Arc<Self>,
         make: impl FnOnce(ChannelId) -> Result<Arc<Channel>>,
     ) -> Result<Arc<Channel>> {
         let mut channels = self.channels.lock();
@@ -233,6 +243,7 @@ impl Gpu {
             .ok_or(ENOSPC)?;
         let channel = make(ChannelId::new(u32::try_from(index)?).ok_or(ENOSPC)?)?;
         *slot = Some(channel.clone());
+        self.start_watchdog();
         Ok(channel)
     }
 
@@ -252,7 +263,7 @@ impl Gpu {
     }
 
     /// Calls `f` for every channel, with no lock held.
-    fn each_channel(&self, f: impl Fn(&Arc<Channel>)) {
+    fn each_channel(&self, mut f: impl FnMut(&Arc<Channel>)) {
         (0..CHANNELS as u32)
             .filter_map(|id| self.channel(ChannelId::new(id)?))
             .for_each(|channel| f(&channel));
@@ -267,6 +278,18 @@ impl Gpu {
     pub(crate) fn runlist_remove(&self, engine: Engine, id: ChannelId) -> Result {
         let mut runlists = self.runlists.lock();
         runlists.remove(&self.vram, &self.bar0, engine, id)
+    }
+
+    /// Nanoseconds of the device's clock, which fault packets carry.
+    pub(crate) fn ptimer_ns(&self) -> u64 {
+        loop {
+            let high = self.bar0.read(NV_USERMODE_TIME_1);
+            let low = self.bar0.read(NV_USERMODE_TIME_0);
+            // The high part has moved on in between at most once in four seconds.
+            if self.bar0.read(NV_USERMODE_TIME_1).into_raw() == high.into_raw() {
+                return u64::from(high.nsec().get()) << 32 | u64::from(low.into_raw());
+            }
+        }
     }
 
     /// Registers an address space.
@@ -322,8 +345,9 @@ impl Gpu {
     }
 
     /// Last step of unbind, when no ioctl and no interrupt handler runs: gives all memory and mappings back.
-    pub(crate) fn shutdown(&self) {
+    pub(crate) fn shutdown(self: &Arc<Self>) {
         self.stop();
+        self.stop_watchdog();
         self.queue.flush();
         for channel in self.remove_channels(|_| true).into_iter().flatten() {
             channel.release();

@@ -44,7 +44,7 @@
 //!
 //! 1. `MirageFile::mirror`: one ioctl binds the file.
 //! 2. `Gpu::faults`: while packets are read, faults are queued and channels stopped.
-//! 3. `Svm::scratch`: while a batch is served.
+//! 3. The scratch memory of a worker ([`svm`]): while it serves faults.
 //! 4. `Gpu::channels`: a channel is made under it, so that an ID is never given twice. Finding one does not nest.
 //! 5. `Gpu::svms`.
 //! 6. `Channel::state`: stopping a channel waits for the hardware under it.

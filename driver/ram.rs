@@ -190,6 +190,13 @@ pub(crate) mod packet {
     }
 
     bitfield! {
+        /// Word 6.
+        pub(crate) struct Engine(u32) {
+            8:0 id;
+        }
+    }
+
+    bitfield! {
         /// Word 7.
         pub(crate) struct Info(u32) {
             31:31 valid => bool;
@@ -207,7 +214,14 @@ pub(crate) mod access_type {
     pub(crate) const READ: u32 = 0;
     pub(crate) const WRITE: u32 = 1;
     pub(crate) const ATOMIC_STRONG: u32 = 2;
+    pub(crate) const PREFETCH: u32 = 3;
     pub(crate) const ATOMIC_WEAK: u32 = 4;
+}
+
+/// ENGINE_ID of a fault packet (dev_fault).
+pub(crate) mod engine_id {
+    /// Host, one for each runlist.
+    pub(crate) const HOSTS: core::ops::Range<u32> = 32..64;
 }
 
 /// FAULT_TYPE of a fault packet (dev_fault): those that the driver tells apart.

@@ -26,6 +26,12 @@ pub(crate) enum Engine {
 /// All engines.
 pub(crate) const ENGINES: [Engine; 3] = [Engine::Compute, Engine::Copy0, Engine::Copy1];
 
+/// Copy engines, in the order of their registers.
+pub(crate) const COPY_ENGINES: [Engine; 2] = [Engine::Copy0, Engine::Copy1];
+
+/// The method of a copy engine that starts work (clc3b5).
+pub(crate) const CE_LAUNCH_DMA: u32 = 0x300;
+
 /// Which interrupt tree (and MSI-X vector) carries what.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IntrTree {
@@ -44,9 +50,12 @@ register! {
 
     /// Pending interrupts of a tree.
     pub(crate) NV_PMC_INTR(u32)[2] @ 0x000100 {
-        12:12 graph => bool;
-        9:9 hub => bool;
-        8:8 pfifo => bool;
+        31:0 value;
+    }
+
+    /// Enabled interrupts of a tree.
+    pub(crate) NV_PMC_INTR_EN(u32)[2] @ 0x000140 {
+        31:0 value;
     }
 
     /// Enables interrupts of a tree.
@@ -54,6 +63,8 @@ register! {
         12:12 graph => bool;
         9:9 hub => bool;
         8:8 pfifo => bool;
+        6:6 ce1 => bool;
+        5:5 ce0 => bool;
     }
 
     /// Disables interrupts of a tree.
@@ -150,6 +161,16 @@ register! {
         0:0 enable => bool;
     }
 
+    /// Time, low part.
+    pub(crate) NV_USERMODE_TIME_0(u32) @ 0x810080 {
+        31:5 nsec;
+    }
+
+    /// Time, high part.
+    pub(crate) NV_USERMODE_TIME_1(u32) @ 0x810084 {
+        28:0 nsec;
+    }
+
     /// Doorbell.
     pub(crate) NV_USERMODE_NOTIFY_CHANNEL_PENDING(u32) @ 0x810090 {
         31:0 id;
@@ -244,6 +265,12 @@ register! {
         5:3 replay;
         1:1 all_pdb => bool;
         0:0 all_va => bool;
+    }
+
+    /// Which prefetch faults are reported.
+    pub(crate) NV_PFB_PRI_MMU_PAGE_FAULT_CTRL(u32) @ 0x100cf8 {
+        /// 0: all, 3: none.
+        1:0 prf_filter;
     }
 
     /// Interrupts of the MMU.

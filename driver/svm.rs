@@ -8,7 +8,7 @@
 
 use crate::{
     channel::{Channel, ChannelConfig, ChannelId, CHANNEL_MEM, MAPPED},
-    fault::{Fault, FaultAccess, Origin},
+    fault::{Fault, FaultAccess},
     gpu::Gpu,
     kapi::{errno, time, workqueue::flush_work},
     tlb::{CacheLevel, Scope},
@@ -21,20 +21,20 @@ use kernel::{
     new_mutex, new_work,
     prelude::*,
     sync::{aref::ARef, Arc, Mutex},
-    workqueue::{Work, WorkItem},
+    workqueue::{HasWork, Work, WorkItem},
 };
 
+mod pending;
 mod refuse;
 mod service;
 mod space;
 
-use service::Scratch;
+use pending::{Pending, WORKERS};
+use service::Worker;
 use space::Space;
 
 /// Most reports that wait to be read.
 const REPORTS_MAX: usize = 64;
-/// Most faults that wait for service; more fault again at the next replay.
-const PENDING_MAX: usize = 1024;
 
 /// What a report says the GPU tried; the numbers are those of the user interface.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub(crate) enum ReportAccess {
 impl From<FaultAccess> for ReportAccess {
     fn from(access: FaultAccess) -> Self {
         match access {
-            FaultAccess::Read => Self::Read,
+            FaultAccess::Prefetch | FaultAccess::Read => Self::Read,
             FaultAccess::Write => Self::Write,
             FaultAccess::Atomic => Self::Atomic,
         }
@@ -75,6 +75,8 @@ pub(crate) struct FaultReport {
     pub(crate) addr: u64,
     /// CLOCK_MONOTONIC, ns.
     pub(crate) timestamp: u64,
+    /// Number of the batch that the fault was served in; 0 if it was no fault.
+    pub(crate) batch: u64,
     pub(crate) channel: u32,
     pub(crate) access: ReportAccess,
     pub(crate) reason: Reason,
@@ -88,6 +90,7 @@ impl FaultReport {
         Self {
             addr,
             timestamp: time::monotonic_ns(),
+            batch: 0,
             channel: channel.get(),
             access,
             reason,
@@ -113,27 +116,39 @@ pub(crate) struct Svm {
     /// Page-table levels above the regions, and the regions. `None` after teardown.
     #[pin]
     space: Mutex<Option<Space>>,
-    /// Faults that wait for service. Has room for [`PENDING_MAX`].
+    /// Faults that wait for service.
     #[pin]
-    pending: Mutex<KVec<Fault>>,
-    /// Held while faults are served.
+    pending: Mutex<Pending<Fault>>,
     #[pin]
-    scratch: Mutex<Scratch>,
+    workers: [Worker; WORKERS],
     #[pin]
     reports: Mutex<Reports>,
     #[pin]
-    work: Work<Svm>,
+    worker_0: Work<Svm, 0>,
+    #[pin]
+    worker_1: Work<Svm, 1>,
+    #[pin]
+    worker_2: Work<Svm, 2>,
+    #[pin]
+    worker_3: Work<Svm, 3>,
 }
 
 impl_has_work! {
-    impl HasWork<Self> for Svm { self.work }
+    impl HasWork<Self, 0> for Svm { self.worker_0 }
+    impl HasWork<Self, 1> for Svm { self.worker_1 }
+    impl HasWork<Self, 2> for Svm { self.worker_2 }
+    impl HasWork<Self, 3> for Svm { self.worker_3 }
 }
 
-impl WorkItem for Svm {
+impl<const ID: u64> WorkItem<ID> for Svm
+where
+    Self: HasWork<Self, ID>,
+{
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        this.service();
+        // CAST: Less than WORKERS.
+        this.service(ID as usize);
     }
 }
 
@@ -152,10 +167,13 @@ impl Svm {
                 unmanaged,
                 pdb: space.pdb(),
                 space <- new_mutex!(Some(space), "mirage::space"),
-                pending <- new_mutex!(KVec::with_capacity(PENDING_MAX, GFP_KERNEL)?, "mirage::pending"),
-                scratch <- new_mutex!(Scratch::new(PENDING_MAX)?, "mirage::scratch"),
+                pending <- new_mutex!(Pending::new()?, "mirage::pending"),
+                workers <- pin_init::pin_init_array_from_fn(|_| Worker::new()),
                 reports <- new_mutex!(reports, "mirage::reports"),
-                work <- new_work!("mirage::service"),
+                worker_0 <- new_work!("mirage::service"),
+                worker_1 <- new_work!("mirage::service"),
+                worker_2 <- new_work!("mirage::service"),
+                worker_3 <- new_work!("mirage::service"),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -183,7 +201,10 @@ impl Svm {
         }
         // After this nothing queues work for us any more, and none runs. Work of other address spaces is not waited for.
         self.gpu.flush_faults();
-        flush_work(&self.work);
+        flush_work(&self.worker_0);
+        flush_work(&self.worker_1);
+        flush_work(&self.worker_2);
+        flush_work(&self.worker_3);
         self.gpu.remove_svm(self);
         self.detach();
     }
@@ -265,26 +286,28 @@ impl Svm {
         });
     }
 
-    /// Queues a fault for service. If there is no room, a replayable one is dropped, and the replay after the service brings it
-    /// again; one that is not ends its channel without a closer look.
+    /// Queues a fault for service. If there is no room it is dropped: the replay at the end of a batch, or the watchdog, has the access
+    /// tried again.
     pub(crate) fn queue_fault(&self, fault: Fault) {
-        let mut pending = self.pending.lock();
-        if pending.len() < pending.capacity() {
-            // There is room.
-            let _ = pending.push_within_capacity(fault);
-            return;
-        }
-        drop(pending);
-        self.gpu.counters.dropped_faults.inc();
-        if fault.origin == Origin::Reported {
-            self.fail_channel(&fault, fault.fatal.unwrap_or(Reason::Device));
+        if self.pending.lock().push(fault).is_err() {
+            self.gpu.counters.dropped_faults.inc();
         }
     }
 
     /// Has the queued faults served.
     pub(crate) fn start_service(self: &Arc<Self>) {
-        // Work that is queued already, or that runs, will run after this.
-        drop(self.gpu.queue.enqueue(self.clone()));
+        let queue = &self.gpu.queue;
+        loop {
+            let worker = self.pending.lock().start();
+            // A worker that is just ending is queued once more.
+            match worker {
+                Some(0) => drop(queue.enqueue::<_, 0>(self.clone())),
+                Some(1) => drop(queue.enqueue::<_, 1>(self.clone())),
+                Some(2) => drop(queue.enqueue::<_, 2>(self.clone())),
+                Some(_) => drop(queue.enqueue::<_, 3>(self.clone())),
+                None => return,
+            }
+        }
     }
 
     /// Queues a report for the program.

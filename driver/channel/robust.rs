@@ -90,19 +90,20 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `ENODEV`: the device is gone, or the channel was freed meanwhile.
+    /// `ENODEV`: the device is gone, or the channel was freed meanwhile. `EAGAIN`: the device is being reset.
     pub(crate) fn reset(&self) -> Result {
         let mut state = self.state.lock();
         match state.error {
             None => return Ok(()),
-            Some(error) if error != EIO || self.gpu.is_lost() => return Err(ENODEV),
+            Some(error) if error != EIO => return Err(ENODEV),
+            Some(_) if self.gpu.is_lost() => return Err(ENODEV),
             Some(_) => {}
         }
         let ring = state.ring.as_mut().ok_or(ENODEV)?;
         // CAST: The low half, as the semaphore has it.
         ring.restart(self.timeline.last() as u32)?;
         ring.write_instance_block(&self.gpu, self.inst.offset(), self.svm.pdb())?;
-        self.start_hardware()?;
+        self.start_hardware(ring.userd())?;
         state.error = None;
         state.notifier.stopped = None;
         state.notifier.resets = state.notifier.resets.saturating_add(1);

@@ -33,7 +33,16 @@ impl Gpu {
                 .with_pbdma_intr(true)
                 .with_channel_intr(true),
         );
+        for index in 0..COPY_ENGINES.len() {
+            if let Some(enable) = NV_CE_INTR_EN::try_at(index) {
+                let errors = NV_CE_INTR_EN::zeroed().with_launcherr(true);
+                self.bar0.write(enable, errors);
+            }
+        }
         self.bar0.write_reg(NV_PPBDMA_INTR_EN_0::from(u32::MAX));
+        // Prefetch faults are worth serving.
+        self.bar0
+            .write_reg(NV_PFB_PRI_MMU_PAGE_FAULT_CTRL::zeroed());
         self.bar0.write_reg(NV_PGRAPH_INTR_EN::from(u32::MAX));
         self.rearm(IntrTree::Stall);
         self.rearm(IntrTree::NonStall);
@@ -61,12 +70,20 @@ impl Gpu {
         true
     }
 
-    /// Faults and errors of the compute engine.
+    /// Faults and errors of the engines.
     pub(super) fn service_stall(self: &Arc<Self>) {
         if self.is_lost() {
             return self.each_channel(|channel| channel.end(ENODEV, None));
         }
         fault::drain(self);
+        self.service_graph();
+        for (index, engine) in COPY_ENGINES.into_iter().enumerate() {
+            self.service_copy(index, engine);
+        }
+        self.rearm(IntrTree::Stall);
+    }
+
+    fn service_graph(&self) {
         let intr = self.bar0.read(NV_PGRAPH_INTR);
         if intr.into_raw() != 0 {
             let context = self.bar0.read(NV_PGRAPH_PRI_FECS_CURRENT_CTX);
@@ -77,7 +94,28 @@ impl Gpu {
             }
             self.bar0.write_reg(intr);
         }
-        self.rearm(IntrTree::Stall);
+    }
+
+    /// An engine that refuses a launch stands still until it is told to go on; until then it says whose launch it was.
+    fn service_copy(&self, index: usize, engine: Engine) {
+        let status = || NV_CE_INTR_STATUS::try_at(index);
+        let Some((read, write)) = status().zip(status()) else {
+            return;
+        };
+        let intr = self.bar0.read(read);
+        if intr.into_raw() == 0 || intr.into_raw() == u32::MAX {
+            return;
+        }
+        if intr.launcherr() {
+            let owner = NV_PFIFO_ENGINE_STATUS::try_at(engine as usize)
+                .map(|status| self.bar0.read(status))
+                .filter(|status| status.ctx_status().get() != 0)
+                .and_then(|status| self.channel(ChannelId::new(status.id().get())?));
+            if let Some(channel) = owner {
+                channel.fail_method(CE_LAUNCH_DMA);
+            }
+        }
+        self.bar0.write(write, intr);
     }
 
     /// Finished work, and errors of Host.
@@ -112,7 +150,11 @@ impl Gpu {
             return;
         }
         let bits = match tree {
-            IntrTree::Stall => NV_PMC_INTR_EN_SET::zeroed().with_hub(true).with_graph(true),
+            IntrTree::Stall => NV_PMC_INTR_EN_SET::zeroed()
+                .with_hub(true)
+                .with_graph(true)
+                .with_ce0(true)
+                .with_ce1(true),
             IntrTree::NonStall => NV_PMC_INTR_EN_SET::zeroed().with_pfifo(true),
         };
         if let Some(location) = NV_PMC_INTR_EN_SET::try_at(tree as usize) {
@@ -133,4 +175,12 @@ pub(super) fn disarm(bar0: &Bar0) {
     bar0.write_reg(NV_PFIFO_INTR_0::from(u32::MAX));
     bar0.write_reg(NV_PPBDMA_INTR_0::from(u32::MAX));
     bar0.write_reg(NV_PGRAPH_INTR::from(u32::MAX));
+    for index in 0..COPY_ENGINES.len() {
+        if let Some(enable) = NV_CE_INTR_EN::try_at(index) {
+            bar0.write(enable, NV_CE_INTR_EN::zeroed());
+        }
+        if let Some(status) = NV_CE_INTR_STATUS::try_at(index) {
+            bar0.write(status, NV_CE_INTR_STATUS::from(u32::MAX));
+        }
+    }
 }

@@ -11,9 +11,13 @@ use core::{
 use kernel::{
     bindings,
     prelude::*,
+    sync::Arc,
     workqueue::{
+        DelayedWork,
+        HasDelayedWork,
         Queue,
-        Work, //
+        Work,
+        WorkItem, //
     }, //
 };
 
@@ -76,4 +80,20 @@ pub(crate) fn flush_work<T: ?Sized, const ID: u64>(work: &Work<T, ID>) {
     let raw = unsafe { Work::raw_get(work) };
     // SAFETY: The work item is initialised, and alive as long as the reference.
     unsafe { bindings::flush_work(raw) };
+}
+
+/// Waits until the delayed work of `owner` has finished, if it runs, and takes it off its queue. C: `cancel_delayed_work_sync()`.
+pub(crate) fn cancel_delayed_work<T, const ID: u64>(
+    owner: &Arc<T>,
+    work: fn(&T) -> &DelayedWork<T, ID>,
+) where
+    T: WorkItem<ID, Pointer = Arc<T>> + HasDelayedWork<T, ID>,
+{
+    // CAST: `DelayedWork` is a transparent wrapper.
+    let raw = core::ptr::from_ref(work(owner)).cast_mut().cast();
+    // SAFETY: The work item is initialised, and alive as long as the reference.
+    if unsafe { bindings::cancel_delayed_work_sync(raw) } {
+        // SAFETY: The item was pending, so it owned a reference that nobody will take back any more.
+        drop(unsafe { Arc::from_raw(Arc::as_ptr(owner)) });
+    }
 }

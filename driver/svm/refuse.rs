@@ -5,7 +5,7 @@
 use super::{FaultReport, Reason, Svm};
 use crate::{
     channel::Channel,
-    fault::{Fault, FaultAccess},
+    fault::{Fault, FaultAccess, Origin},
     kapi::hmm::Need,
     tlb::CancelAccess,
 };
@@ -15,11 +15,24 @@ use kernel::mm::{
 };
 
 impl Svm {
-    /// An access that cannot be served: its channel ends, and the access with it.
-    pub(super) fn fail_access(&self, fault: &Fault, reason: Reason) {
-        self.fail_channel(fault, reason);
+    /// An access that cannot be served: its channel ends, and the access with it, once it has come a second time.
+    ///
+    /// Packets can be old or make no sense. An access that really waits is tried again at the end of the batch, and has a
+    /// newer packet then.
+    pub(super) fn fail_access(&self, fault: &Fault, reason: Reason, batch: u64) {
+        if fault.access == FaultAccess::Prefetch {
+            return;
+        }
+        if !fault.channel.second_look(fault, self.gpu.ptimer_ns()) {
+            self.gpu.counters.second_looks.inc();
+            return;
+        }
+        self.fail_channel(fault, reason, batch);
+        if fault.origin != Origin::Replayable {
+            return;
+        }
         let access = match fault.access {
-            FaultAccess::Read => CancelAccess::All,
+            FaultAccess::Prefetch | FaultAccess::Read => CancelAccess::All,
             FaultAccess::Write | FaultAccess::Atomic => CancelAccess::WriteAndAtomic,
         };
         // Other channels may wait for the same access, with packets that were dropped: those end here.
@@ -35,22 +48,18 @@ impl Svm {
     }
 
     /// Ends the channel of a bad access and tells the program why.
-    pub(crate) fn fail_channel(&self, fault: &Fault, reason: Reason) {
+    pub(super) fn fail_channel(&self, fault: &Fault, reason: Reason, batch: u64) {
         let channel: &Channel = &fault.channel;
-        channel.fail(FaultReport::new(
-            channel.id(),
-            fault.va,
-            fault.access.into(),
-            reason,
-        ));
+        let report = FaultReport::new(channel.id(), fault.va, fault.access.into(), reason);
+        channel.fail(FaultReport { batch, ..report });
     }
 
     /// Ends the channel of an access that the hardware has given up.
-    pub(super) fn fail_reported(&self, mm: &MmWithUser, fault: &Fault) {
+    pub(super) fn fail_reported(&self, mm: &MmWithUser, fault: &Fault, batch: u64) {
         let reason = fault
             .fatal
             .unwrap_or_else(|| diagnose(mm, fault.va, fault.access.into()));
-        self.fail_channel(fault, reason);
+        self.fail_channel(fault, reason, batch);
     }
 }
 

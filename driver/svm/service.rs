@@ -2,11 +2,12 @@
 
 //! Serving faults: the loop that the driver exists for.
 //!
-//! A batch is sorted and duplicates dropped; each 2 MiB block is served once, in one window: what faulted must become valid,
-//! what else the CPU has there is mapped along, but never faulted in. One replay ends the batch. Work that an invalidation undoes is begun again; after a second of
+//! Several workers serve an address space, a 2 MiB block at a time ([`super::pending`]). The faults of a block are sorted and duplicates dropped; they are
+//! served in one window: what faulted must become valid, what else the CPU has there is mapped along, but never faulted in. One replay
+//! ends a batch of blocks. Work that an invalidation undoes is begun again; after a second of
 //! that the accesses are replayed all the same, fault again, and are served in a later batch, so nobody waits for ever under a lock.
 
-use super::{refuse::diagnose, space::position, Reason, Svm};
+use super::{pending::TAKE_MAX, refuse::diagnose, space::position, Reason, Svm};
 use crate::{
     fault::{Fault, FaultAccess, Origin},
     gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
@@ -21,32 +22,50 @@ use crate::{
 use core::ops::Range;
 use kernel::{
     mm::MmWithUser,
+    new_mutex,
     prelude::*,
+    sync::Mutex,
     time::{Delta, Instant, Monotonic},
 };
 
 /// Longest time for one block, over all its retries.
 const BLOCK_BUDGET: Delta = Delta::from_secs(1);
+/// Most blocks, and longest time, before the accesses that were served are let go on.
+const BATCH_BLOCKS: usize = 64;
+const BATCH_BUDGET: Delta = Delta::from_millis(20);
 /// Regions given up, one by one, before a fault is answered with [`Reason::OutOfMemory`].
 const EVICTIONS_MAX: usize = 8;
 
-/// Memory for serving a batch, so that none is allocated on the way.
-pub(super) struct Scratch {
+/// One that serves faults.
+#[pin_data]
+pub(super) struct Worker {
+    /// Held while it does.
+    #[pin]
+    scratch: Mutex<Scratch>,
+}
+
+/// Memory for serving faults, so that none is allocated on the way.
+struct Scratch {
     batch: KVec<Fault>,
     block: KBox<BlockScratch>,
 }
 
-struct BlockScratch {
+pub(super) struct BlockScratch {
     needs: [Need; BLOCK_PAGES],
     pfns: [usize; BLOCK_PAGES],
     slots: [Slot; BLOCK_PAGES],
 }
 
-/// What the last replay of a batch must drop from the TLB, because rights were added.
+/// What is to be done at the end of a batch.
 #[derive(Default)]
-struct Upgraded {
-    range: Option<Range<u64>>,
+pub(super) struct Batch {
+    /// Its number, for reports.
+    number: u64,
+    /// What the replay must drop from the TLB, because rights were added.
+    upgraded: Option<Range<u64>>,
     stale: Stale,
+    /// Faults whose channels wait to be resumed.
+    switched: KVec<Fault>,
 }
 
 /// Part of a block that is faulted in at once.
@@ -59,81 +78,124 @@ struct Part<'a> {
     pages: Range<usize>,
 }
 
-impl Scratch {
-    /// For batches of up to `max` faults.
-    pub(super) fn new(max: usize) -> Result<Self> {
-        Ok(Self {
-            batch: KVec::with_capacity(max, GFP_KERNEL)?,
-            // Made in place: it is as big as a kernel stack.
-            block: KBox::init(
-                init!(BlockScratch {
-                    needs <- pin_init::init_array_from_fn(|_| Need::Snapshot),
-                    pfns <- pin_init::init_array_from_fn(|_| 0),
-                    slots <- pin_init::init_array_from_fn(|_| None),
-                }),
-                GFP_KERNEL,
-            )?,
-        })
+impl Worker {
+    pub(super) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            scratch <- new_mutex!(Scratch {
+                batch: KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?,
+                block: BlockScratch::new()?,
+            }, "mirage::scratch"),
+        }? Error)
+    }
+}
+
+impl BlockScratch {
+    /// Made in place: it is as big as a kernel stack.
+    pub(super) fn new() -> Result<KBox<Self>> {
+        KBox::init(
+            init!(Self {
+                needs <- pin_init::init_array_from_fn(|_| Need::Snapshot),
+                pfns <- pin_init::init_array_from_fn(|_| 0),
+                slots <- pin_init::init_array_from_fn(|_| None),
+            }),
+            GFP_KERNEL,
+        )
     }
 }
 
 impl Svm {
-    /// Serves the faults that are queued.
-    pub(super) fn service(&self) {
-        let mut scratch = self.scratch.lock();
+    /// Serves faults that are queued until there is no block that nobody serves.
+    pub(super) fn service(&self, worker: usize) {
+        let Some(state) = self.workers.get(worker) else {
+            return;
+        };
+        let mut scratch = state.scratch.lock();
         let Scratch { batch, block } = &mut *scratch;
-        core::mem::swap(batch, &mut *self.pending.lock());
-        self.gpu.counters.batches.inc();
+        while self.service_batch(worker, batch, block) {}
+    }
 
-        let mut upgraded = Upgraded::default();
-        match self.mm.mmget_not_zero() {
-            Some(mm) => {
-                self.service_batch(&mm, batch, block, &mut upgraded);
-                // The last user tears the address space down, which takes update locks; not here.
-                put_async(mm);
+    /// Serves some blocks and lets their accesses go on. Returns whether there may be more.
+    fn service_batch(
+        &self,
+        worker: usize,
+        faults: &mut KVec<Fault>,
+        scratch: &mut BlockScratch,
+    ) -> bool {
+        let begin = Instant::<Monotonic>::now();
+        let mut batch = Batch::default();
+        let mut more = true;
+        let mut blocks = 0;
+        while blocks < BATCH_BLOCKS && begin.elapsed() < BATCH_BUDGET {
+            faults.clear();
+            more = self.pending.lock().take(worker, faults);
+            if !more {
+                break;
             }
-            None => batch
-                .iter()
-                .for_each(|fault| self.fail_channel(fault, Reason::Exited)),
+            if blocks == 0 {
+                batch.number = self.gpu.counters.batches.next();
+            }
+            blocks += 1;
+            self.service_faults(faults, scratch, &mut batch);
         }
-        batch.clear();
-        let scope = upgraded.range.map(|range| Scope {
+        faults.clear();
+        if blocks != 0 {
+            self.end_batch(batch);
+        }
+        more
+    }
+
+    /// Lets the accesses of a batch go on.
+    fn end_batch(&self, batch: Batch) {
+        let scope = batch.upgraded.map(|range| Scope {
             pdb: self.pdb,
             range: Some(range),
-            level: upgraded.stale.into(),
+            level: batch.stale.into(),
         });
         if self.gpu.tlb.lock().replay(scope.as_ref()).is_err() {
             self.gpu.stop_dma("the device takes no replay");
         }
+        // After the replay, which drops what the engines may have cached.
+        batch
+            .switched
+            .iter()
+            .for_each(|fault| fault.channel.resume(fault.origin));
     }
 
-    fn service_batch(
+    /// Serves the faults of one block.
+    fn service_faults(
         &self,
-        mm: &MmWithUser,
-        batch: &mut KVec<Fault>,
+        faults: &mut KVec<Fault>,
         scratch: &mut BlockScratch,
-        upgraded: &mut Upgraded,
+        batch: &mut Batch,
     ) {
+        let Some(mm) = self.mm.mmget_not_zero() else {
+            return faults
+                .iter()
+                .for_each(|fault| self.fail_channel(fault, Reason::Exited, batch.number));
+        };
         let is_reported = |fault: &&Fault| fault.origin == Origin::Reported;
-        for fault in batch.iter().filter(is_reported) {
-            self.fail_reported(mm, fault);
+        for fault in faults.iter().filter(is_reported) {
+            self.fail_reported(&mm, fault, batch.number);
         }
-        batch.retain(|fault| !is_reported(&&*fault));
+        faults.retain(|fault| !is_reported(&&*fault));
 
-        let before = batch.len();
-        sort_by_key(batch, |fault| (fault.va, fault.access, fault.channel.id()));
+        let before = faults.len();
+        sort_by_key(faults, |fault| (fault.va, fault.access, fault.channel.id()));
         let mut last = None;
-        batch.retain(|fault| {
-            let key = (fault.va, fault.access, fault.channel.id());
+        faults.retain(|fault| {
+            let key = (fault.va, fault.access, fault.channel.id(), fault.origin);
             last.replace(key) != Some(key)
         });
-        self.gpu.counters.duplicates.add(before - batch.len());
+        self.gpu.counters.duplicates.add(before - faults.len());
 
-        for block in batch.chunk_by(|a, b| a.va >> BLOCK_SHIFT == b.va >> BLOCK_SHIFT) {
-            if let Err(bad) = self.service_block(mm, block, scratch, upgraded) {
-                block.iter().for_each(|fault| self.fail_access(fault, bad));
-            }
+        if let Err(bad) = self.service_block(&mm, faults, scratch, batch) {
+            faults
+                .iter()
+                .for_each(|fault| self.fail_access(fault, bad, batch.number));
         }
+        batch.add_switched(faults);
+        // The last user tears the address space down, which takes update locks; not here.
+        put_async(mm);
     }
 
     /// Serves the faults of one block. An error is one that all of them get.
@@ -142,7 +204,7 @@ impl Svm {
         mm: &MmWithUser,
         faults: &[Fault],
         scratch: &mut BlockScratch,
-        upgraded: &mut Upgraded,
+        batch: &mut Batch,
     ) -> Result<(), Reason> {
         let first = faults.first().ok_or(Reason::Device)?;
         if self.unmanaged.contains(&first.va) {
@@ -160,7 +222,7 @@ impl Svm {
         let window = self.plan(&region, block, &mut scratch.needs);
         for fault in faults {
             if let Some(reason) = fault.fatal {
-                self.fail_access(fault, reason);
+                self.fail_access(fault, reason, batch.number);
             }
         }
         let Some(pages) = window else {
@@ -172,13 +234,14 @@ impl Svm {
             block_va,
             pages,
         };
-        match self.service_part(&part, scratch, upgraded) {
+        match self.service_part(&part, scratch, batch) {
             Ok(()) => Ok(()),
+            Err(e) if e == EBUSY => Ok(()),
             Err(e) if e == ENOMEM => Err(Reason::OutOfMemory),
             // Some page cannot be had: find out which.
             Err(_) => {
                 for page in faults.chunk_by(|a, b| a.va == b.va) {
-                    self.service_page(&part, page, scratch, upgraded);
+                    self.service_page(&part, page, scratch, batch);
                 }
                 Ok(())
             }
@@ -191,7 +254,7 @@ impl Svm {
         whole: &Part<'_>,
         faults: &[Fault],
         scratch: &mut BlockScratch,
-        upgraded: &mut Upgraded,
+        batch: &mut Batch,
     ) {
         let Some(first) = faults.first() else { return };
         let page = position(first.va).1;
@@ -208,15 +271,16 @@ impl Svm {
             if let Some(need) = scratch.needs.get_mut(page) {
                 *need = access;
             }
-            let reason = match self.service_part(&part, scratch, upgraded) {
+            let reason = match self.service_part(&part, scratch, batch) {
                 Ok(()) => continue,
+                Err(e) if e == EBUSY => continue,
                 Err(e) if e == ENOMEM => Reason::OutOfMemory,
                 Err(_) => diagnose(whole.mm, first.va, access),
             };
             faults
                 .iter()
                 .filter(wants)
-                .for_each(|fault| self.fail_access(fault, reason));
+                .for_each(|fault| self.fail_access(fault, reason, batch.number));
         }
     }
 
@@ -225,12 +289,12 @@ impl Svm {
     ///
     /// # Errors
     ///
-    /// A page that is needed cannot be had; `ENOMEM`.
+    /// A page that is needed cannot be had; `ENOMEM`; `EBUSY`: it changed all the time.
     fn service_part(
         &self,
         part: &Part<'_>,
         scratch: &mut BlockScratch,
-        upgraded: &mut Upgraded,
+        batch: &mut Batch,
     ) -> Result {
         let begin = Instant::<Monotonic>::now();
         let needs = scratch.needs.get(part.pages.clone()).ok_or(EINVAL)?;
@@ -260,13 +324,13 @@ impl Svm {
                         scratch: &mut scratch.slots,
                     };
                     let stale = state.map(window, pages)?;
-                    upgraded.add(stale, part.block_va..part.block_va + (1 << BLOCK_SHIFT));
+                    batch.add_upgraded(stale, part.block_va..part.block_va + (1 << BLOCK_SHIFT));
                     return Ok(());
                 }
             }
         }
         self.gpu.counters.retry_timeouts.inc();
-        Ok(())
+        Err(EBUSY)
     }
 
     /// The region of a block, with tables for the block, so that mapping needs no memory.
@@ -349,23 +413,33 @@ fn fault_in(part: &Part<'_>, needs: &[Need], pfns: &mut [usize]) -> Result {
     Ok(())
 }
 
-impl Upgraded {
-    fn add(&mut self, stale: Stale, range: Range<u64>) {
+impl Batch {
+    fn add_upgraded(&mut self, stale: Stale, range: Range<u64>) {
         if stale == Stale::Nothing {
             return;
         }
         self.stale = self.stale.max(stale);
-        self.range = Some(match self.range.take() {
+        self.upgraded = Some(match self.upgraded.take() {
             None => range,
             Some(old) => old.start.min(range.start)..old.end.max(range.end),
         });
+    }
+
+    fn add_switched(&mut self, faults: &[Fault]) {
+        let switched = |fault: &&Fault| matches!(fault.origin, Origin::Switched(_));
+        for fault in faults.iter().filter(switched) {
+            // Out of memory: it goes on now, and faults again if it has to.
+            if self.switched.push(fault.clone(), GFP_KERNEL).is_err() {
+                fault.channel.resume(fault.origin);
+            }
+        }
     }
 }
 
 impl From<FaultAccess> for Need {
     fn from(access: FaultAccess) -> Self {
         match access {
-            FaultAccess::Read => Need::Read,
+            FaultAccess::Prefetch | FaultAccess::Read => Need::Read,
             FaultAccess::Write | FaultAccess::Atomic => Need::Write,
         }
     }
