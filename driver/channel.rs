@@ -41,7 +41,7 @@ use robust::timeout_ns;
 pub(crate) use robust::Notifier;
 
 /// Channels of a device.
-pub(crate) const CHANNELS: usize = 128;
+pub(crate) const CHANNELS: usize = 64;
 /// Most bytes of all push buffers of one EXEC.
 pub(crate) const PUSH_MAX: usize = 64 << 10;
 /// Most push buffers of one EXEC.
