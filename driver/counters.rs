@@ -44,6 +44,8 @@ counters! {
     dropped_faults,
     /// Bad accesses that were tried once more before their channel was stopped.
     second_looks,
+    /// Resets of the device.
+    resets,
     /// Channels resumed after a fault that is not replayable.
     resumes,
     /// Times that the watchdog found work for which no interrupt had come.

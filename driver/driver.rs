@@ -81,6 +81,7 @@ impl<'bound> Bound<'bound> {
         ];
         let irqs = irq::VectorPair::request(pdev, c"mirage", handlers)?;
         gpu.gpu.enable_interrupts();
+        kapi_pci::handle_resets(pdev, gpu.gpu.clone())?;
 
         let drm = drm::UnregisteredDevice::new(pdev.as_ref(), gpu.gpu.clone())?;
         Ok(Self {

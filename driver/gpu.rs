@@ -38,6 +38,7 @@ use kernel::{
 };
 
 mod intr;
+mod reset;
 mod watchdog;
 
 use intr::disarm;
@@ -98,6 +99,8 @@ pub(crate) struct Gpu {
     #[pin]
     runlists: Mutex<Runlists>,
     lost: Atomic<bool>,
+    /// While the device is being reset.
+    resetting: Atomic<bool>,
     /// Runs all work of the device and of its address spaces. Emptied by `shutdown` and by `Svm::close`, so the last
     /// reference to the device is never dropped in it.
     pub(crate) queue: OwnedQueue,
@@ -173,6 +176,7 @@ impl Gpu {
                 preempt <- new_mutex!((), "mirage::preempt"),
                 runlists <- new_mutex!(runlists, "mirage::runlists"),
                 lost: Atomic::new(false),
+                resetting: Atomic::new(false),
                 queue,
                 stall_work <- new_work!("mirage::stall"),
                 non_stall_work <- new_work!("mirage::non_stall"),
@@ -233,9 +237,7 @@ impl Gpu {
         make: impl FnOnce(ChannelId) -> Result<Arc<Channel>>,
     ) -> Result<Arc<Channel>> {
         let mut channels = self.channels.lock();
-        if self.is_lost() {
-            return Err(ENODEV);
-        }
+        self.check_usable()?;
         let (index, slot) = channels
             .iter_mut()
             .enumerate()
@@ -309,6 +311,21 @@ impl Gpu {
     /// Waits until the fault packets that were there have been handed out.
     pub(crate) fn flush_faults(&self) {
         flush_work(&self.stall_work);
+    }
+
+    /// Whether channels can be started.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the device is lost. `EAGAIN`: it is being reset.
+    pub(crate) fn check_usable(&self) -> Result {
+        if self.is_lost() {
+            return Err(ENODEV);
+        }
+        if self.resetting.load(Relaxed) {
+            return Err(EAGAIN);
+        }
+        Ok(())
     }
 
     /// Whether the device is stopped or gone.

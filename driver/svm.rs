@@ -67,6 +67,7 @@ pub(crate) enum Reason {
     Method = 7,
     Device = 8,
     Timeout = 9,
+    Reset = 10,
 }
 
 /// Why a channel was stopped, for the program.

@@ -96,8 +96,7 @@ impl Channel {
         match state.error {
             None => return Ok(()),
             Some(error) if error != EIO => return Err(ENODEV),
-            Some(_) if self.gpu.is_lost() => return Err(ENODEV),
-            Some(_) => {}
+            Some(_) => self.gpu.check_usable()?,
         }
         let ring = state.ring.as_mut().ok_or(ENODEV)?;
         // CAST: The low half, as the semaphore has it.

@@ -52,7 +52,7 @@ impl Gpu {
         let mut channels = false;
         self.each_channel(|channel| {
             channels = true;
-            channel.complete();
+            channel.check_timeout();
             channel.resume_if_forgotten();
         });
         channels

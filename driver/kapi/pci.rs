@@ -2,6 +2,10 @@
 
 //! What `kernel::pci` lacks, and what it spells differently from version to version.
 
+mod reset;
+
+pub(crate) use reset::{handle_resets, ResetHandler};
+
 use kernel::{
     bindings,
     device::{

@@ -194,6 +194,9 @@ impl Svm {
                 .for_each(|fault| self.fail_access(fault, bad, batch.number));
         }
         batch.add_switched(faults);
+        faults
+            .iter()
+            .for_each(|fault| fault.channel.note_progress());
         // The last user tears the address space down, which takes update locks; not here.
         put_async(mm);
     }

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A reset of the device from outside, for example through sysfs.
+//!
+//! The device forgets its channels, runlists, fault buffers and interrupts; device memory, and with it the page tables, stays. Mirrors go on: an
+//! invalidation that comes meanwhile finds page tables to write, and TLBs that are empty or not reachable.
+
+use super::{intr::disarm, Gpu};
+use crate::{
+    fault::FaultBuffers,
+    kapi::pci::ResetHandler,
+    svm::{FaultReport, Reason, ReportAccess},
+};
+use kernel::sync::{
+    atomic::Relaxed,
+    Arc, //
+};
+
+impl ResetHandler for Gpu {
+    /// Stops all channels, with a report, and takes memory back that the device writes to.
+    fn reset_prepare(self: &Arc<Self>) {
+        {
+            // Under the lock that new channels take, so that none is missed.
+            let _channels = self.channels.lock();
+            self.resetting.store(true, Relaxed);
+        }
+        self.each_channel(|channel| {
+            let report = FaultReport::new(channel.id(), 0, ReportAccess::None, Reason::Reset);
+            channel.fail(report);
+        });
+        disarm(&self.bar0);
+        let buffers = self.faults.lock().take();
+        if let Some(buffers) = buffers {
+            buffers.disable(&self.bar0);
+        }
+    }
+
+    /// Brings the device up again. Channels wait for the program to reset them.
+    fn reset_done(self: &Arc<Self>) {
+        disarm(&self.bar0);
+        match FaultBuffers::new(&self.bar0, &self.dma) {
+            Ok(buffers) => *self.faults.lock() = Some(buffers),
+            Err(_) => return self.stop_dma("it does not come up after a reset"),
+        }
+        self.counters.resets.inc();
+        self.resetting.store(false, Relaxed);
+        self.enable_interrupts();
+    }
+}
