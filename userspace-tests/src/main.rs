@@ -13,6 +13,7 @@ mod channels;
 mod cow;
 mod device;
 mod exec;
+mod fairness;
 mod faults;
 mod fixture;
 mod harness;
@@ -41,6 +42,7 @@ const ALL: &[&[Test]] = &[
     leaves::TESTS,
     channels::TESTS,
     faults::TESTS,
+    fairness::TESTS,
     process::TESTS,
     device::TESTS,
 ];
