@@ -12,19 +12,13 @@ use crate::{
         fence::Signalling,
         time, //
     },
-    regs::*,
     svm::{
         FaultReport,
         Reason,
         ReportAccess, //
     },
 };
-use kernel::{
-    io::register::Array,
-    prelude::*,
-    sync::atomic::Relaxed,
-    time::Delta, //
-};
+use kernel::{prelude::*, sync::atomic::Relaxed};
 
 /// What CHANNEL_QUERY tells.
 #[derive(Clone, Copy, Default)]
