@@ -210,7 +210,7 @@ impl RegionState {
 
         scratch.fill(None);
         let mapped = upgrade_leaves(gpu, block, first, needs, pages).and_then(|stale| {
-            dma_map_missing(gpu, block, first, pages, scratch)?;
+            dma_map_missing(gpu, block, first, needs, pages, scratch)?;
             Ok(stale.max(write_leaves(gpu, block, first, scratch)?))
         });
         // What is left was mapped for DMA and not written, because of an error.

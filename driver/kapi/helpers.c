@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/oom.h>
+#include <linux/pagemap.h>
 
 #include "helpers.h"
 
@@ -102,6 +105,28 @@ int mirage_hmm_range_fault_locked(struct hmm_range *range)
 void mirage_set_page_dirty(struct page *page)
 {
 	set_page_dirty(page);
+}
+
+static bool is_secret(const struct inode *inode)
+{
+	return inode && inode->i_sb->s_magic == SECRETMEM_MAGIC;
+}
+
+/*
+ * Memory of memfd_secret(2), which the kernel's own get_user_pages() refuses; HMM does not look. The page is mapped, so it cannot be
+ * truncated meanwhile. (secretmem_mapping() is not for modules.)
+ */
+bool mirage_page_is_secret(struct page *page)
+{
+	const struct address_space *mapping = folio_mapping(page_folio(page));
+
+	return mapping && is_secret(mapping->host);
+}
+
+/* The same for a mapping; the mmap lock is held. */
+bool mirage_vma_is_secret(const struct vm_area_struct *vma)
+{
+	return vma->vm_file && is_secret(file_inode(vma->vm_file));
 }
 
 /* Whether a mapping may be a copy of the page, which a mirror cannot use. */

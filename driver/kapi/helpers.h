@@ -34,6 +34,8 @@ void mirage_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigne
 struct page *mirage_hmm_pfn_to_page(unsigned long hmm_pfn);
 int mirage_hmm_range_fault_locked(struct hmm_range *range);
 void mirage_set_page_dirty(struct page *page);
+bool mirage_page_is_secret(struct page *page);
+bool mirage_vma_is_secret(const struct vm_area_struct *vma);
 
 bool mirage_dma_needs_bounce(struct device *dev);
 dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page);

@@ -220,6 +220,12 @@ impl MirroredPage<'_> {
         unsafe { raw::mirage_set_page_dirty(self.as_raw()) };
     }
 
+    /// Whether it is memory of `memfd_secret(2)`, which no device may see.
+    pub(crate) fn is_secret(&self) -> bool {
+        // SAFETY: The page is mapped by the CPU (type invariant), so it cannot be freed or truncated meanwhile.
+        unsafe { raw::mirage_page_is_secret(self.as_raw()) }
+    }
+
     /// The page, valid until the commit ends.
     pub(super) fn as_raw(&self) -> *mut bindings::page {
         // SAFETY: The number has a `struct page` (type invariant: `HMM_PFN_VALID`).

@@ -2,8 +2,11 @@
 
 //! Questions about address spaces that `kernel::mm` does not answer.
 
+use super::raw;
 use kernel::{
+    bindings,
     mm::{
+        virt::VmaRef,
         Mm,
         MmWithUser, //
     },
@@ -25,4 +28,22 @@ pub(crate) fn is_current(mm: &Mm) -> bool {
 /// C: `mmput_async()`.
 pub(crate) fn put_async(mm: ARef<MmWithUser>) {
     drop(MmWithUser::into_mmput_async(mm));
+}
+
+/// Whether a mapping is of `memfd_secret(2)`, which no device may see.
+pub(crate) fn is_secret(vma: &VmaRef) -> bool {
+    // SAFETY: A reference to a VMA comes with the mmap lock, or what does for it.
+    unsafe { raw::mirage_vma_is_secret(vma.as_ptr()) }
+}
+
+/// Whether an access at `address` would get SIGSEGV in a mapping that allows it: guard pages. C: `handle_mm_fault()`.
+pub(crate) fn is_guarded(vma: &VmaRef, address: usize, write: bool) -> bool {
+    let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
+    if write {
+        flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
+    }
+    // SAFETY: The VMA is locked, as above, and without FAULT_FLAG_ALLOW_RETRY it stays so; there are no registers of a CPU's access.
+    let fault =
+        unsafe { bindings::handle_mm_fault(vma.as_ptr(), address, flags, core::ptr::null_mut()) };
+    fault & bindings::vm_fault_reason_VM_FAULT_SIGSEGV != 0
 }

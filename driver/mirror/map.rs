@@ -60,12 +60,20 @@ pub(super) fn dma_map_missing(
     gpu: &Gpu,
     block: &Block,
     first: usize,
+    needs: &[Need],
     pages: MirroredPages<'_>,
     slots: &mut [Slot],
 ) -> Result {
     let empty = block.mapped() == 0;
     for (i, slot) in slots.iter_mut().enumerate() {
         let Some(page) = pages.get(i) else { continue };
+        if page.is_secret() {
+            // Not mapped along; who needs it is told.
+            if needs.get(i).is_some_and(|need| *need != Need::Snapshot) {
+                return Err(EPERM);
+            }
+            continue;
+        }
         if !empty && block.lookup(&gpu.vram, first + i).is_some() {
             continue;
         }

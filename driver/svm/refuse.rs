@@ -6,7 +6,10 @@ use super::{FaultReport, Reason, Svm};
 use crate::{
     channel::Channel,
     fault::{Fault, FaultAccess, Origin},
-    kapi::hmm::Need,
+    kapi::{
+        hmm::Need,
+        mm::{is_guarded, is_secret},
+    },
     tlb::CancelAccess,
 };
 use kernel::mm::{
@@ -77,10 +80,11 @@ pub(super) fn diagnose(mm: &MmWithUser, va: u64, need: Need) -> Reason {
     };
     let allowed =
         vma.flags() & required == required && vma.flags() & (flags::IO | flags::PFNMAP) == 0;
-    // The mapping allows it, so the page itself could not be had.
-    if allowed {
-        Reason::Bus
-    } else {
-        Reason::Permission
+    let write = need == Need::Write;
+    // CAST: `usize` has 64 bits.
+    if !allowed || is_secret(&vma) || is_guarded(&vma, va as usize, write) {
+        return Reason::Permission;
     }
+    // The mapping allows it, so the page itself could not be had.
+    Reason::Bus
 }
