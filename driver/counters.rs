@@ -50,6 +50,8 @@ counters! {
     resumes,
     /// Times that the watchdog found work for which no interrupt had come.
     watchdog_kicks,
+    /// Faults that came while there was no buffer for them.
+    unbuffered_faults,
     /// Overflows of a fault buffer.
     overflows,
     /// Fault loops that an invalidation made start again.

@@ -273,6 +273,11 @@ register! {
         1:0 prf_filter;
     }
 
+    /// The last fault that had no buffer to go to; write VALID to let go of it.
+    pub(crate) NV_PFB_PRI_MMU_FAULT_STATUS(u32) @ 0x100e60 {
+        31:31 valid => bool;
+    }
+
     /// Interrupts of the MMU.
     pub(crate) NV_PFB_NISO_INTR(u32) @ 0x100a20 {
         31:31 other => bool;
@@ -284,6 +289,7 @@ register! {
 
     /// Enables interrupts of the MMU.
     pub(crate) NV_PFB_NISO_INTR_EN_SET(u32) @ 0x100a2c {
+        31:31 other => bool;
         30:30 nonreplay_overflow => bool;
         29:29 nonreplay_notify => bool;
         28:28 replay_overflow => bool;

@@ -22,6 +22,7 @@ impl Gpu {
     pub(crate) fn enable_interrupts(&self) {
         self.bar0.write_reg(
             NV_PFB_NISO_INTR_EN_SET::zeroed()
+                .with_other(true)
                 .with_replay_notify(true)
                 .with_replay_overflow(true)
                 .with_nonreplay_notify(true)
@@ -76,6 +77,12 @@ impl Gpu {
             return self.each_channel(|channel| channel.end(ENODEV, None));
         }
         fault::drain(self);
+        // Its channel is found by the watchdog, or by its time-out.
+        if self.bar0.read(NV_PFB_PRI_MMU_FAULT_STATUS).valid() {
+            self.counters.unbuffered_faults.inc();
+            let clear = NV_PFB_PRI_MMU_FAULT_STATUS::zeroed().with_valid(true);
+            self.bar0.write_reg(clear);
+        }
         self.service_graph();
         for (index, engine) in COPY_ENGINES.into_iter().enumerate() {
             self.service_copy(index, engine);
