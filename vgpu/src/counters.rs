@@ -104,6 +104,6 @@ counters! {
     channel_errors,
     /// Launches of the compute engine.
     launches,
-    /// Bytes that COPY moved.
+    /// Bytes that COPY and the copy engines moved.
     bytes_copied,
 }

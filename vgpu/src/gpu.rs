@@ -7,13 +7,14 @@ use std::sync::Arc;
 use crate::bus::{Bus, InterruptSink};
 use crate::config::Config;
 use crate::counters::{Counters, Snapshot};
-use crate::engine::{Compute, ComputeParts, Engine, Graph};
+use crate::engine::{Compute, ComputeParts, Copy, CopyParts, Graph};
 use crate::fifo::{Fifo, FifoParts};
 use crate::intr::InterruptTree;
 use crate::mmu::Mmu;
 use crate::pmc::Pmc;
 use crate::pramin::Pramin;
 use crate::pri::{Pri, RegisterBlock};
+use crate::regs::pmc;
 
 /// One virtual GPU.
 pub struct Gpu {
@@ -45,20 +46,42 @@ impl Gpu {
             graph: Arc::clone(&graph),
             counters: Arc::clone(&counters),
         };
-        let compute: Arc<dyn Engine> = Arc::new(Compute::new(parts, config.sms)?);
+        let compute = Arc::new(Compute::new(parts, config.sms)?);
+        let copy = |index| {
+            let parts = CopyParts {
+                mmu: Arc::clone(&mmu),
+                intr: Arc::clone(&intr),
+                counters: Arc::clone(&counters),
+            };
+            Copy::new(parts, index).map(Arc::new)
+        };
         let pramin = Arc::new(Pramin::new(Arc::clone(&bus), Arc::clone(&counters)));
-        let fifo = Fifo::new(FifoParts {
+        let copies = [copy(0)?, copy(1)?];
+        let fifo = Arc::new(Fifo::new(FifoParts {
             bus,
             mmu: Arc::clone(&mmu),
             intr: Arc::clone(&intr),
-            counters,
+            counters: Arc::clone(&counters),
             graph: Arc::clone(&graph),
-            engines: vec![compute],
-        });
-        let pmc = Arc::new(Pmc::new(Vec::new()));
+            engines: vec![
+                Arc::clone(&compute) as _,
+                Arc::clone(&copies[0]) as _,
+                Arc::clone(&copies[1]) as _,
+            ],
+        }));
+        let [ce0, ce1] = copies;
+        // Host first: what it gave to the engines goes with it.
+        let pmc = Arc::new(Pmc::new(vec![
+            (pmc::ENABLE_PFIFO, Arc::clone(&fifo) as _),
+            (pmc::ENABLE_PGRAPH, compute),
+            (pmc::ENABLE_CE0, Arc::clone(&ce0) as _),
+            (pmc::ENABLE_CE1, Arc::clone(&ce1) as _),
+        ]));
         // In the order of a reset: what uses the MMU stops before the MMU does.
         let blocks: Vec<Arc<dyn RegisterBlock>> = vec![
-            Arc::new(fifo),
+            fifo,
+            ce0,
+            ce1,
             graph,
             Arc::clone(&mmu) as _,
             intr,

@@ -8,12 +8,16 @@ use std::thread::JoinHandle;
 use crate::counters::Counters;
 use crate::fifo::Method;
 use crate::mmu::Mmu;
+use crate::pri::{PmcUnit, RegisterBlock};
 
 use super::graph::Graph;
 use super::launch::{Launch, Parameters};
 use super::regs::{method, MIRAGE_COMPUTE_A};
 use super::scheduler::Scheduler;
-use super::{sm, Context, Engine, Refusal, Run};
+use super::{sm, Context, Engine, Failure, Refusal, Run, Status};
+
+/// The runlist of the graphics engine.
+const RUNLIST: u8 = 0;
 
 /// What the compute engine is connected to.
 pub(crate) struct ComputeParts {
@@ -75,6 +79,24 @@ impl Compute {
     }
 }
 
+impl PmcUnit for Compute {
+    fn set_enabled(&self, enabled: bool) {
+        if enabled {
+            return self.shared.scheduler.enable();
+        }
+        let lost = self.shared.scheduler.disable();
+        for run in &lost {
+            run.failed(Failure::Engine);
+            self.shared.parts.mmu.abandon(run.space.inst);
+        }
+        self.kick();
+        for run in &lost {
+            self.wait_idle(run);
+        }
+        self.shared.parts.graph.reset();
+    }
+}
+
 impl Drop for Compute {
     fn drop(&mut self) {
         self.shut_down();
@@ -84,6 +106,10 @@ impl Drop for Compute {
 impl Engine for Compute {
     fn class(&self) -> u32 {
         MIRAGE_COMPUTE_A
+    }
+
+    fn runlist(&self) -> u8 {
+        RUNLIST
     }
 
     fn context(&self, run: &Arc<Run>) -> Box<dyn Context> {
@@ -100,6 +126,14 @@ impl Engine for Compute {
 
     fn is_busy(&self, run: &Run) -> bool {
         self.shared.scheduler.is_busy(run)
+    }
+
+    fn is_active(&self, run: &Run) -> bool {
+        self.shared.scheduler.is_active(run)
+    }
+
+    fn status(&self) -> Status {
+        self.shared.scheduler.status()
     }
 
     fn kick(&self) {

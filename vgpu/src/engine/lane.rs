@@ -124,6 +124,11 @@ impl Lane {
         }
     }
 
+    /// What PREFETCH announces.
+    pub(super) fn announced(&self, launch: &Launch) -> GpuVa {
+        launch.a(self.number, 0)
+    }
+
     pub(super) fn is_finished(&self) -> bool {
         self.phase == Phase::Finished
     }
@@ -165,6 +170,8 @@ impl Lane {
             Operation::Fill => self.fill(launch, memory)?,
             Operation::Copy => self.copy(launch, memory)?,
             Operation::Compare => self.compare(launch, memory)?,
+            // Announced by the warp: nothing is accessed.
+            Operation::Prefetch => self.phase = Phase::Finished,
         }
         Ok(())
     }

@@ -48,6 +48,7 @@ pub(super) enum Operation {
     AtomicExchange,
     AtomicCompareExchange,
     Chase,
+    Prefetch,
 }
 
 impl Operation {
@@ -62,6 +63,7 @@ impl Operation {
             7 => Self::AtomicExchange,
             8 => Self::AtomicCompareExchange,
             9 => Self::Chase,
+            10 => Self::Prefetch,
             _ => return None,
         })
     }
@@ -134,7 +136,7 @@ impl Launch {
         let aligned =
             |alignment: u64, values: &[u64]| values.iter().all(|value| value % alignment == 0);
         match self.operation {
-            Operation::Fill | Operation::Copy | Operation::Compare => true,
+            Operation::Fill | Operation::Copy | Operation::Compare | Operation::Prefetch => true,
             Operation::Chase => aligned(
                 QWORD,
                 &[

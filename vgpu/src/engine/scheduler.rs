@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::launch::Launch;
 use super::warp::{Outcome, Warp};
-use super::Run;
+use super::{Run, Status};
 
 /// Launches of one run that wait, at most; then its channel waits.
 const DEPTH: usize = 16;
@@ -24,6 +24,10 @@ pub(super) struct Scheduler {
 struct State {
     /// In the order of their turns.
     queues: VecDeque<Queue>,
+    /// The channel that was served last.
+    last: Option<u16>,
+    /// Held in reset.
+    disabled: bool,
     shutdown: bool,
 }
 
@@ -135,7 +139,25 @@ impl Scheduler {
         self.lock().is_busy(run)
     }
 
-    /// Runs have been killed: drop what they had queued and wake who waits.
+    /// Whether warps of the run are on SMs.
+    pub(super) fn is_active(&self, run: &Run) -> bool {
+        let state = self.lock();
+        let mut queues = state.queues.iter();
+        queues.any(|queue| std::ptr::eq(&*queue.run, run) && queue.running > 0)
+    }
+
+    /// Of the channels that are served side by side, the one whose turn comes last.
+    pub(super) fn status(&self) -> Status {
+        let state = self.lock();
+        let active = state.queues.iter().rfind(|queue| queue.running > 0);
+        Status {
+            channel: active.map(|queue| queue.run.channel).or(state.last),
+            faulted: false,
+            busy: active.is_some(),
+        }
+    }
+
+    /// Runs have been killed, switched out or switched in: drop what the dead had queued and wake who waits.
     pub(super) fn kick(&self) {
         let mut state = self.lock();
         for queue in state.queues.iter_mut().filter(|queue| queue.run.is_dead()) {
@@ -143,6 +165,26 @@ impl Scheduler {
         }
         state.queues.retain(|queue| !queue.is_empty());
         self.progress.notify_all();
+        self.work.notify_all();
+    }
+
+    /// Ends what [`Self::disable`] began.
+    pub(super) fn enable(&self) {
+        self.lock().disabled = false;
+        self.work.notify_all();
+    }
+
+    /// Kills the runs that have launches, and keeps SMs idle. Returns those runs.
+    pub(super) fn disable(&self) -> Vec<Arc<Run>> {
+        let mut state = self.lock();
+        state.disabled = true;
+        state.last = None;
+        let runs = state.queues.iter().map(|queue| Arc::clone(&queue.run));
+        let runs: Vec<_> = runs.collect();
+        for run in &runs {
+            run.kill();
+        }
+        runs
     }
 
     /// Ends it: SMs get no more work. Returns the runs that had some.
@@ -183,7 +225,7 @@ impl Scheduler {
             queue.running = queue.running.saturating_sub(1);
             if run.is_dead() {
                 queue.abandon();
-            } else if matches!(outcome, Outcome::Yield) {
+            } else if matches!(outcome, Outcome::Yield | Outcome::SwitchedOut) {
                 queue.parked.push_back(warp);
             }
             queue.retire();
@@ -225,15 +267,20 @@ impl State {
     }
 
     fn pick(&mut self) -> Option<Warp> {
+        if self.disabled {
+            return None;
+        }
         for _ in 0..self.queues.len() {
             let mut queue = self.queues.pop_front()?;
-            let warp = if queue.run.is_dead() {
-                None
-            } else {
+            let warp = if queue.run.may_work() {
                 queue.pick()
+            } else {
+                None
             };
+            let channel = queue.run.channel;
             self.queues.push_back(queue);
             if warp.is_some() {
+                self.last = Some(channel);
                 return warp;
             }
         }

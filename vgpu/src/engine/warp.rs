@@ -7,7 +7,7 @@ use crate::counters::Counters;
 use crate::mmu::{Fault, Stalled, Unit};
 
 use super::lane::{Lane, Memory, Scratch, Stop};
-use super::launch::{Launch, WARP};
+use super::launch::{Launch, Operation, WARP};
 use super::regs::GraphIntr;
 use super::Failure;
 
@@ -27,6 +27,8 @@ pub(super) enum Outcome {
     Yield,
     /// The launch fails.
     Failed(Failure),
+    /// The run was switched out: the rest when it is switched in again.
+    SwitchedOut,
     /// The run has ended.
     Abandoned,
 }
@@ -70,11 +72,15 @@ impl Warp {
             if self.lanes.is_empty() {
                 return Outcome::Done;
             }
+            if run.is_off() {
+                return Outcome::SwitchedOut;
+            }
             if faults.is_empty() {
                 continue;
             }
-            match sm.unit.stall(&run.space, &faults, run.dead()) {
-                // Abandoned for somebody else with the same instance block: the next try tells.
+            match sm.unit.stall(&run.space, &faults, run.off()) {
+                // Switched out, or abandoned for somebody else with the same instance block: the next round tells. It
+                // asks for what faulted again.
                 Stalled::Replay | Stalled::Abandoned => {}
                 Stalled::Cancelled(fault) => return Outcome::Failed(Failure::Faulted(fault)),
             }
@@ -84,6 +90,14 @@ impl Warp {
 
     /// Every lane moves on by one step, or by several where there are few of them. Returns the distinct faults.
     fn round(&mut self, sm: &mut Sm, rounds: &mut u32) -> Result<Vec<Fault>, GraphIntr> {
+        if self.launch.operation == Operation::Prefetch {
+            for lane in self.lanes.drain(..) {
+                let va = lane.announced(&self.launch);
+                sm.unit.prefetch(&self.launch.run.space, va);
+            }
+            *rounds += 1;
+            return Ok(Vec::new());
+        }
         // One window holds either many single accesses or one span.
         let span = self.launch.operation.is_span();
         let group = if span { 1 } else { WINDOW_ACCESSES };

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A channel: its registers, and the activations that they start and end.
+//! A channel: its registers, and the runs that they start, hold up and end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::bus::PhysAddr;
 use crate::engine::{ChannelEvents, Failure, Run};
@@ -11,42 +11,10 @@ use crate::mmu::AddressSpace;
 
 use super::ramfc::{BadInstance, RamFc};
 use super::regs::{ChannelControl, ChannelInst};
+use super::runlist::Place;
+use super::state::{Activation, State};
 use super::worker;
 use super::Host;
-
-/// One activation, as the worker is given it.
-#[derive(Clone)]
-pub(super) struct Activation {
-    pub(super) run: Arc<Run>,
-    pub(super) ramfc: RamFc,
-}
-
-#[derive(Default)]
-struct State {
-    inst: ChannelInst,
-    /// The instance block of BIND.
-    bound: Option<PhysAddr>,
-    enabled: bool,
-    pbdma_faulted: bool,
-    eng_faulted: bool,
-    /// The channel had an error: nothing more before the next BIND.
-    stopped: bool,
-    gp_get: u32,
-    doorbell: bool,
-    /// The worker executes entries.
-    serving: bool,
-    current: Option<Activation>,
-    /// Earlier activations, dead, that the worker has not seen the end of.
-    ending: Vec<Arc<Run>>,
-    shutdown: bool,
-}
-
-impl State {
-    /// Whether there is a doorbell to answer.
-    fn is_ready(&self) -> bool {
-        self.enabled && self.doorbell && !self.stopped
-    }
-}
 
 /// A channel. Its lock is a leaf: nothing is called with it held.
 pub(super) struct Channel {
@@ -54,7 +22,9 @@ pub(super) struct Channel {
     pub(super) host: Arc<Host>,
     this: Weak<Self>,
     state: Mutex<State>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
+    /// The worker may reach memory.
+    pub(super) inside: AtomicBool,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -76,12 +46,35 @@ impl Channel {
             this: this.clone(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            inside: AtomicBool::new(false),
             worker: Mutex::default(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until the state has changed.
+    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and tells all whom it concerns.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let (result, resumed) = {
+            let mut state = self.lock();
+            let result = change(&mut state);
+            let resumed = state.settle();
+            self.changed.notify_all();
+            (result, resumed)
+        };
+        if resumed {
+            self.host.kick();
+        }
+        result
     }
 
     pub(super) fn read_inst(&self) -> u32 {
@@ -89,91 +82,139 @@ impl Channel {
     }
 
     pub(super) fn read_control(&self) -> u32 {
-        let (control, run) = {
+        let (control, host, run) = {
             let state = self.lock();
             let control = ChannelControl::new()
                 .with_enable(state.enabled)
                 .with_pbdma_faulted(state.pbdma_faulted)
-                .with_eng_faulted(state.eng_faulted)
-                .with_busy(state.serving || state.is_ready());
-            (
-                control,
-                state
-                    .current
-                    .as_ref()
-                    .map(|current| Arc::clone(&current.run)),
-            )
+                .with_eng_faulted(state.eng_faulted);
+            let waits = state.pbdma_faulted || state.eng_faulted;
+            let host = if state.is_open() || (state.is_scheduled() && waits && !state.stopped) {
+                state.serving || state.doorbell
+            } else {
+                self.inside.load(Ordering::SeqCst)
+            };
+            let run = state.current.as_ref().map(|current| &current.run);
+            (control, host, run.map(Arc::clone))
         };
-        let launches = run.is_some_and(|run| self.host.is_busy(&run));
-        control.with_busy(control.busy() || launches).into()
+        let engines = run.is_some_and(|run| {
+            if run.is_off() {
+                self.host.is_active(&run)
+            } else {
+                self.host.is_busy(&run)
+            }
+        });
+        control.with_busy(host || engines).into()
     }
 
-    /// NV_PCCSR_CHANNEL_INST: binds, or unbinds.
+    /// NV_PCCSR_CHANNEL_INST: binds, or unbinds. What an earlier run left unfinished is lost.
     pub(super) fn write_inst(&self, value: ChannelInst) {
-        {
-            let mut state = self.lock();
-            if !state.enabled {
-                state.inst = value;
-                state.bound = value.address().filter(|_| value.bind());
-                state.gp_get = 0;
-                state.doorbell = false;
-                state.stopped = false;
-                state.pbdma_faulted = false;
-                state.eng_faulted = false;
-                return;
+        let bound = self.change(|state| {
+            if state.enabled {
+                return None;
+            }
+            let lost = state.kill();
+            state.inst = value;
+            state.bound = value.address().filter(|_| value.bind());
+            state.gp_get = 0;
+            state.doorbell = false;
+            state.stopped = false;
+            state.pbdma_faulted = false;
+            state.eng_faulted = false;
+            Some(lost)
+        });
+        match bound {
+            Some(Some(run)) => self.host.wake(&run),
+            Some(None) => {}
+            None => {
+                log::warn!("Channel {}: INST was written while it was enabled", self.id);
+                self.host.errors.bind_error();
             }
         }
-        log::warn!("Channel {}: INST was written while it was enabled", self.id);
-        self.host.errors.bind_error();
     }
 
     /// NV_PCCSR_CHANNEL.
     pub(super) fn write_control(&self, value: ChannelControl) {
-        {
-            let mut state = self.lock();
+        self.change(|state| {
             state.pbdma_faulted &= !value.pbdma_faulted();
             state.eng_faulted &= !value.eng_faulted();
-            self.changed.notify_all();
-        }
+        });
         if value.enable_clr() {
-            self.disable();
+            self.change(|state| state.enabled = false);
         } else if value.enable_set() {
             self.enable();
         }
     }
 
-    fn disable(&self) {
-        let mut state = self.lock();
-        state.enabled = false;
-        if let Some(current) = &state.current {
-            current.run.pause();
-        }
-        self.changed.notify_all();
+    /// CLEAR_FAULTED: true if the bit was set.
+    pub(super) fn clear_faulted(&self, engine: bool) -> bool {
+        self.change(|state| {
+            let bit = if engine {
+                &mut state.eng_faulted
+            } else {
+                &mut state.pbdma_faulted
+            };
+            std::mem::take(bit)
+        })
+    }
+
+    /// What the submitted runlists say of the channel.
+    pub(super) fn set_place(&self, place: Option<Place>) {
+        self.change(|state| {
+            state.place = place;
+            state.last_place = place.or(state.last_place);
+        });
+    }
+
+    /// Whether it is in this runlist.
+    pub(super) fn is_in(&self, runlist: u8) -> bool {
+        let place = self.lock().place;
+        place.is_some_and(|place| place.runlist == runlist)
+    }
+
+    /// The runlist that it is or was in; that of the graphics engine where it never was in one.
+    pub(super) fn last_runlist(&self) -> u8 {
+        self.lock().last_place.map_or(0, |place| place.runlist)
+    }
+
+    /// Whether it is in this TSG, or was when it was last in a runlist.
+    pub(super) fn is_of_tsg(&self, tsg: u16) -> bool {
+        let place = self.lock().last_place;
+        place.is_some_and(|place| place.tsg == tsg)
     }
 
     fn enable(&self) {
-        let bound = {
+        let (enabled, fresh, bound) = {
             let state = self.lock();
-            if state.enabled {
-                return;
-            }
-            state.bound
+            (state.enabled, state.current.is_none(), state.bound)
         };
-        if let Err(reason) = self.activate(bound) {
-            log::warn!("Channel {}: ENABLE_SET refused: {reason}", self.id);
-            self.host.errors.bind_error();
+        if enabled {
+            return;
+        }
+        let activation = if fresh {
+            self.activate(bound).map(Some)
+        } else {
+            Ok(None)
+        };
+        match activation {
+            Ok(activation) => self.change(|state| {
+                state.enabled = true;
+                state.current = activation.or(state.current.take());
+            }),
+            Err(reason) => {
+                log::warn!("Channel {}: ENABLE_SET refused: {reason}", self.id);
+                self.host.errors.bind_error();
+            }
         }
     }
 
-    fn activate(&self, bound: Option<PhysAddr>) -> Result<(), String> {
+    fn activate(&self, bound: Option<PhysAddr>) -> Result<Activation, String> {
         let inst = bound.ok_or("not bound")?;
         let read = |bad: BadInstance| format!("instance block at {inst:?}: {bad:x?}");
         let ramfc = RamFc::read(&*self.host.bus, inst).map_err(read)?;
         let space = AddressSpace::from_instance_block(&*self.host.bus, inst);
         self.start_worker()
             .map_err(|error| format!("no thread: {error}"))?;
-        // What an earlier activation left unfinished is lost.
-        self.kill();
         let events = Weak::<Self>::clone(&self.this);
         let run = Arc::new(Run::new(self.id, space, events));
         log::info!(
@@ -182,11 +223,7 @@ impl Channel {
             ramfc.entries,
             ramfc.entry(0)
         );
-        let mut state = self.lock();
-        state.enabled = true;
-        state.current = Some(Activation { run, ramfc });
-        self.changed.notify_all();
-        Ok(())
+        Ok(Activation { run, ramfc })
     }
 
     fn start_worker(&self) -> std::io::Result<()> {
@@ -202,65 +239,83 @@ impl Channel {
         Ok(())
     }
 
-    /// PREEMPT: ends what a disabled channel still does. An enabled one is left alone: it would only be switched in again.
+    /// PREEMPT: takes what the channel still does off the engines, where it is not to run. A channel that is to run is
+    /// left alone: it would only be switched in again.
     pub(super) fn preempt(&self) {
-        let disabled = !self.lock().enabled;
-        if disabled {
-            self.kill();
-        }
-    }
-
-    /// Ends the current activation, without waiting for the end.
-    fn kill(&self) {
         let run = {
             let mut state = self.lock();
-            let Some(current) = state.current.take() else {
+            if state.is_scheduled() {
+                return;
+            }
+            let Some(current) = &state.current else {
                 return;
             };
-            current.run.kill();
-            state.ending.push(Arc::clone(&current.run));
-            self.changed.notify_all();
-            current.run
+            current.run.switch_out();
+            let run = Arc::clone(&current.run);
+            state.leaving = true;
+            run
         };
         self.host.wake(&run);
     }
 
-    /// Whether a killed activation can still reach memory.
-    pub(super) fn is_ending(&self) -> bool {
-        !self.lock().ending.is_empty()
+    /// Whether a run that was switched out or killed can still reach memory.
+    pub(super) fn is_leaving(&self) -> bool {
+        let (run, ramfc) = {
+            let state = self.lock();
+            if !state.ending.is_empty() {
+                return true;
+            }
+            match &state.current {
+                Some(current) if state.leaving => (Arc::clone(&current.run), current.ramfc),
+                _ => return false,
+            }
+        };
+        if self.inside.load(Ordering::SeqCst) || self.host.is_active(&run) {
+            return true;
+        }
+        self.host.mmu.land_stores();
+        let mut state = self.lock();
+        if state.is_current(&run) {
+            state.leaving = false;
+            let gp_get = state.gp_get;
+            drop(state);
+            if ramfc.save(&*self.host.bus, gp_get).is_err() {
+                self.host.counters.bus_errors.count();
+            }
+        }
+        false
     }
 
     /// A doorbell with this channel's id.
     pub(super) fn ring(&self) {
-        let mut state = self.lock();
-        if state.enabled {
-            state.doorbell = true;
-            self.changed.notify_all();
+        self.change(|state| state.doorbell |= state.enabled);
+    }
+
+    /// Ends the current run, without waiting for the end.
+    fn kill(&self) {
+        let run = self.change(|state| {
+            state.enabled = false;
+            state.kill()
+        });
+        if let Some(run) = run {
+            self.host.wake(&run);
         }
     }
 
     /// Power-on state; all that the channel did has ended on return.
     pub(super) fn reset(&self) {
-        self.disable();
         self.kill();
         let mut state = self.lock();
         while !state.ending.is_empty() {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
         *state = State::default();
     }
 
     /// Ends the channel and its worker.
     pub(super) fn shut_down(&self) {
-        self.disable();
         self.kill();
-        {
-            self.lock().shutdown = true;
-            self.changed.notify_all();
-        }
+        self.change(|state| state.shutdown = true);
         let worker = self
             .worker
             .lock()
@@ -270,83 +325,19 @@ impl Channel {
             log::error!("The worker of channel {} ended with a panic", self.id);
         }
     }
-
-    /// For the worker: waits for something to do.
-    pub(super) fn next(&self) -> Task {
-        let mut state = self.lock();
-        state.serving = false;
-        loop {
-            if let Some(run) = state.ending.first() {
-                return Task::End(Arc::clone(run));
-            }
-            if state.shutdown {
-                return Task::Quit;
-            }
-            if let (true, Some(activation)) = (state.is_ready(), state.current.clone()) {
-                state.doorbell = false;
-                state.serving = true;
-                return Task::Serve(activation);
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// For the worker: the run's end has come.
-    pub(super) fn ended(&self, run: &Arc<Run>) {
-        let mut state = self.lock();
-        state.ending.retain(|ending| !Arc::ptr_eq(ending, run));
-        self.changed.notify_all();
-    }
-
-    /// For the worker: where to go on.
-    pub(super) fn gp_get(&self) -> u32 {
-        self.lock().gp_get
-    }
-
-    pub(super) fn set_gp_get(&self, index: u32) {
-        self.lock().gp_get = index;
-    }
-
-    /// For the worker: the channel had an error.
-    pub(super) fn stop(&self) {
-        self.lock().stopped = true;
-    }
-
-    /// For the worker: host faulted. Waits until software clears PBDMA_FAULTED or the run ends.
-    pub(super) fn pbdma_faulted(&self, run: &Run, report: impl FnOnce()) {
-        // Before the report: whoever reads the packet must find the bit set.
-        self.lock().pbdma_faulted = true;
-        report();
-        let mut state = self.lock();
-        while state.pbdma_faulted && run.is_active() {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// For the worker: sleeps, but wakes when the run ends.
-    pub(super) fn sleep(&self, run: &Run, time: Duration) {
-        let state = self.lock();
-        if run.is_active() {
-            drop(
-                self.changed
-                    .wait_timeout(state, time)
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
-        }
-    }
 }
 
 impl ChannelEvents for Channel {
-    fn engine_failed(&self, failure: Failure) {
-        let mut state = self.lock();
-        state.eng_faulted |= matches!(failure, Failure::Faulted(_));
-        state.stopped = true;
-        self.changed.notify_all();
+    fn engine_failed(&self, run: &Run, failure: Failure) {
+        self.change(|state| {
+            if state.is_current(run) {
+                state.eng_faulted |= matches!(failure, Failure::Faulted(_));
+                state.stopped = true;
+            }
+        });
+    }
+
+    fn engine_faulted(&self, run: &Run) {
+        self.change(|state| state.eng_faulted |= state.is_current(run));
     }
 }

@@ -8,6 +8,7 @@ use crate::intr::{InterruptTree, Source};
 use super::latch::Latch;
 use super::push::Method;
 use super::regs::{self, Intr0, PbdmaChannel, PbdmaIntr};
+use super::runlist::SchedError;
 
 /// An error of a channel's PBDMA.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,7 @@ struct State {
     intr: Intr0,
     enabled: Intr0,
     pbdma: Latch<PbdmaError>,
+    sched: Option<SchedError>,
 }
 
 impl State {
@@ -30,6 +32,15 @@ impl State {
             intr: Intr0::new(),
             enabled: Intr0::new(),
             pbdma: Latch::new(),
+            sched: None,
+        }
+    }
+
+    /// Write one to clear.
+    fn clear(&mut self, bits: u32) {
+        self.intr = (u32::from(self.intr) & !bits).into();
+        if !self.intr.sched_error() {
+            self.sched = None;
         }
     }
 
@@ -55,6 +66,14 @@ impl Errors {
     /// A channel was enabled with an instance block that is of no use, or bound while it was enabled.
     pub(crate) fn bind_error(&self) {
         self.change(|state| state.intr.set_bind_error(true));
+    }
+
+    /// A runlist was not taken; the first reason is shown until the interrupt is cleared.
+    pub(super) fn sched_error(&self, error: SchedError) {
+        self.change(|state| {
+            state.sched.get_or_insert(error);
+            state.intr.set_sched_error(true);
+        });
     }
 
     /// NON_STALL_INT.
@@ -88,6 +107,7 @@ impl Errors {
         Some(match offset {
             regs::INTR_0 => state.pending().into(),
             regs::INTR_EN_0 => state.enabled.into(),
+            regs::SCHED_ERROR => state.sched.map_or(0, |error| error as u32),
             regs::PBDMA_INTR_0 => state.pbdma.pending(),
             regs::PBDMA_INTR_EN_0 => state.pbdma.enabled(),
             regs::PBDMA_CHANNEL => {
@@ -106,11 +126,13 @@ impl Errors {
 
     pub(crate) fn write(&self, offset: u32, value: u32) -> Option<()> {
         let change: fn(&mut State, u32) = match offset {
-            regs::INTR_0 => |state, value| state.intr = (u32::from(state.intr) & !value).into(),
+            regs::INTR_0 => State::clear,
             regs::INTR_EN_0 => |state, value| state.enabled = value.into(),
             regs::PBDMA_INTR_0 => |state, value| state.pbdma.clear(value),
             regs::PBDMA_INTR_EN_0 => |state, value| state.pbdma.set_enabled(value),
-            regs::PBDMA_CHANNEL | regs::PBDMA_METHOD0 | regs::PBDMA_DATA0 => |_, _| {},
+            regs::SCHED_ERROR | regs::PBDMA_CHANNEL | regs::PBDMA_METHOD0 | regs::PBDMA_DATA0 => {
+                |_, _| {}
+            }
             _ => return None,
         };
         self.change(|state| change(state, value));

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Host's own methods (classes/host clc36f.h, dev_pbdma).
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bitfield_struct::bitfield;
 
-use crate::bus::GpuVa;
+use crate::bus::{GpuVa, Width};
 use crate::clock;
+use crate::engine::reduction::Reduction;
+use crate::mmu::Privilege;
 
 use super::push::Method;
 use super::regs::PbdmaIntr;
@@ -15,15 +18,26 @@ use super::worker::{Pbdma, Stop};
 pub(super) const SET_OBJECT: u16 = 0x00;
 const NOP: u16 = 0x08;
 const NON_STALL_INT: u16 = 0x20;
+const MEM_OP_A: u16 = 0x28;
+const MEM_OP_B: u16 = 0x2c;
+const MEM_OP_C: u16 = 0x30;
+const MEM_OP_D: u16 = 0x34;
+const SET_REF: u16 = 0x50;
 const SEM_ADDR_LO: u16 = 0x5c;
 const SEM_ADDR_HI: u16 = 0x60;
 const SEM_PAYLOAD_LO: u16 = 0x64;
 const SEM_PAYLOAD_HI: u16 = 0x68;
 const SEM_EXECUTE: u16 = 0x6c;
 const WFI: u16 = 0x78;
+const YIELD: u16 = 0x80;
+const CLEAR_FAULTED: u16 = 0x84;
 
 /// First and longest pause between two looks at a semaphore.
 const ACQUIRE_PAUSES: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
+
+/// How long CLEAR_FAULTED waits for the channel to fault (NV_PFIFO_CLEAR_FAULTED_TIMEOUT after reset).
+const CLEAR_FAULTED_TIMEOUT: Duration = Duration::from_micros(0x3ff);
+const CLEAR_FAULTED_PAUSE: Duration = Duration::from_micros(50);
 
 /// The class that SET_OBJECT's data names, 15:0.
 pub(super) fn class(data: u32) -> u32 {
@@ -45,8 +59,36 @@ struct Execute {
     __: u8,
     payload_64bit: bool,
     release_timestamp: bool,
-    #[bits(6)]
-    __: u8,
+    __: bool,
+    #[bits(4)]
+    reduction: u8,
+    reduction_unsigned: bool,
+}
+
+/// CLEAR_FAULTED.
+#[bitfield(u32)]
+struct ClearFaulted {
+    #[bits(12)]
+    chid: u16,
+    #[bits(19)]
+    __: u32,
+    eng_faulted: bool,
+}
+
+/// OP of YIELD.
+#[bitfield(u32)]
+struct Yield {
+    #[bits(2)]
+    op: u8,
+    #[bits(30)]
+    __: u32,
+}
+
+impl Yield {
+    /// NOP, RUNLIST_TIMESLICE and TSG: nobody waits for a time slice here.
+    fn is_known(self) -> bool {
+        self.op() != 1
+    }
 }
 
 /// OPERATION of SEM_EXECUTE.
@@ -56,6 +98,9 @@ enum Operation {
     Release,
     AcquireStrictGeq,
     AcquireCircGeq,
+    AcquireAnd,
+    AcquireNor,
+    Reduction,
 }
 
 impl Operation {
@@ -65,6 +110,9 @@ impl Operation {
             1 => Self::Release,
             2 => Self::AcquireStrictGeq,
             3 => Self::AcquireCircGeq,
+            4 => Self::AcquireAnd,
+            5 => Self::AcquireNor,
+            6 => Self::Reduction,
             _ => return None,
         })
     }
@@ -123,7 +171,49 @@ impl Pbdma<'_> {
             SEM_PAYLOAD_HI => self.semaphore().payload_hi = data,
             SEM_EXECUTE => self.execute(method)?,
             WFI => self.wait_idle()?,
+            YIELD if Yield::from(data).is_known() => {}
+            SET_REF => {
+                self.wait_idle()?;
+                self.note(self.ramfc().set_ref(&*self.channel.host.bus, data));
+            }
+            _ if self.run().space.privilege == Privilege::Privileged => {
+                return self.privileged_method(method)
+            }
             _ => return Err(bad(method)),
+        }
+        Ok(())
+    }
+
+    fn privileged_method(&mut self, method: Method) -> Result<(), Stop> {
+        match method.address {
+            MEM_OP_A => self.mem_op().a = method.data,
+            MEM_OP_B => self.mem_op().b = method.data,
+            MEM_OP_C => self.mem_op().c = method.data,
+            MEM_OP_D => {
+                self.mem_op().d = method.data;
+                let op = *self.mem_op();
+                self.channel.leave();
+                let done = self.channel.host.mmu.mem_op(op);
+                self.channel.enter(self.run())?;
+                return done.map_err(|_| bad(method));
+            }
+            CLEAR_FAULTED => return self.clear_faulted(method),
+            _ => return Err(bad(method)),
+        }
+        Ok(())
+    }
+
+    /// The fault may have been seen before its bit is set: waits for that.
+    fn clear_faulted(&mut self, method: Method) -> Result<(), Stop> {
+        let clear = ClearFaulted::from(method.data);
+        let host = Arc::clone(&self.channel.host);
+        let channel = host.channel(clear.chid()).ok_or_else(|| bad(method))?;
+        let begin = Instant::now();
+        while !channel.clear_faulted(clear.eng_faulted()) {
+            if begin.elapsed() > CLEAR_FAULTED_TIMEOUT {
+                return Err(Stop::Pbdma(PbdmaIntr::ClearFaulted, Some(method)));
+            }
+            self.channel.sleep(self.run(), CLEAR_FAULTED_PAUSE)?;
         }
         Ok(())
     }
@@ -131,16 +221,21 @@ impl Pbdma<'_> {
     fn execute(&mut self, method: Method) -> Result<(), Stop> {
         let execute = Execute::from(method.data);
         let operation = Operation::decode(execute.operation()).ok_or_else(|| bad(method))?;
-        let alignment = if operation == Operation::Release {
-            execute.extent()
-        } else {
-            execute.size() as u64
+        let alignment = match operation {
+            Operation::Release | Operation::Reduction => execute.extent(),
+            _ => execute.size() as u64,
         };
         let semaphore = *self.semaphore();
         let va = semaphore.address(alignment).ok_or_else(|| bad(method))?;
         match operation {
             Operation::Release => self.release(va, execute, semaphore.payload()),
-            _ => self.acquire(va, execute, |value| {
+            Operation::Reduction => {
+                let signed = !execute.reduction_unsigned();
+                let reduction = Reduction::decode(execute.reduction(), signed);
+                let reduction = reduction.ok_or_else(|| bad(method))?;
+                self.reduction(va, execute, (reduction, semaphore.payload()))
+            }
+            _ => self.acquire(va, method, |value| {
                 satisfied(operation, execute, value, semaphore.payload())
             }),
         }
@@ -163,21 +258,45 @@ impl Pbdma<'_> {
         self.write(va, &whole)
     }
 
-    fn acquire(
+    fn reduction(
         &mut self,
         va: GpuVa,
         execute: Execute,
+        (reduction, operand): (Reduction, u64),
+    ) -> Result<(), Stop> {
+        if execute.release_wfi() {
+            self.wait_idle()?;
+        }
+        if execute.release_timestamp() {
+            self.write(GpuVa(va.0 + 8), &clock::now_ns().to_le_bytes())?;
+        }
+        let width = if execute.payload_64bit() {
+            Width::Bits64
+        } else {
+            Width::Bits32
+        };
+        self.reduce(va, reduction, (width, operand))
+    }
+
+    fn acquire(
+        &mut self,
+        va: GpuVa,
+        method: Method,
         satisfied: impl Fn(u64) -> bool,
     ) -> Result<(), Stop> {
         let [mut pause, longest] = ACQUIRE_PAUSES;
+        let (begin, timeout) = (Instant::now(), self.ramfc().acquire_timeout());
+        let size = Execute::from(method.data).size();
         loop {
             let mut value = [0; 8];
-            let size = execute.size();
             self.read(va, value.get_mut(..size).unwrap_or_default())?;
             if satisfied(u64::from_le_bytes(value)) {
                 return Ok(());
             }
-            self.channel.sleep(self.run(), pause);
+            if timeout.is_some_and(|timeout| begin.elapsed() > timeout) {
+                return Err(Stop::Pbdma(PbdmaIntr::Acquire, Some(method)));
+            }
+            self.channel.sleep(self.run(), pause)?;
             pause = (pause * 2).min(longest);
         }
     }
@@ -190,7 +309,9 @@ fn satisfied(operation: Operation, execute: Execute, value: u64, payload: u64) -
     match operation {
         Operation::AcquireStrictGeq => value >= payload,
         Operation::AcquireCircGeq => value.wrapping_sub(payload) >> 63 == 0,
-        Operation::Acquire | Operation::Release => value == payload,
+        Operation::AcquireAnd => value & payload != 0,
+        Operation::AcquireNor => !(value | payload) >> shift != 0,
+        Operation::Acquire | Operation::Release | Operation::Reduction => value == payload,
     }
 }
 

@@ -9,8 +9,24 @@ use crate::bus::{Aperture, PhysAddr};
 pub(crate) const INTR_0: u32 = 0x002100;
 /// NV_PFIFO_INTR_EN_0.
 pub(crate) const INTR_EN_0: u32 = 0x002140;
+/// NV_PFIFO_RUNLIST_BASE.
+pub(crate) const RUNLIST_BASE: u32 = 0x002270;
+/// NV_PFIFO_RUNLIST.
+pub(crate) const RUNLIST: u32 = 0x002274;
+/// NV_PFIFO_ENG_RUNLIST_BASE(0), R; NV_PFIFO_ENG_RUNLIST(0) follows it.
+pub(crate) const ENG_RUNLIST_BASE: u32 = 0x002280;
+/// NV_PFIFO_ENG_RUNLIST(0), R.
+pub(crate) const ENG_RUNLIST: u32 = 0x002284;
+/// NV_PFIFO_INTR_SCHED_ERROR, R.
+pub(crate) const SCHED_ERROR: u32 = 0x00254c;
 /// NV_PFIFO_PREEMPT.
 pub(crate) const PREEMPT: u32 = 0x002634;
+/// NV_PFIFO_RUNLIST_PREEMPT.
+pub(crate) const RUNLIST_PREEMPT: u32 = 0x002638;
+/// NV_PFIFO_ENGINE_STATUS(0), R.
+pub(crate) const ENGINE_STATUS: u32 = 0x002640;
+/// Bytes between the registers of neighbouring runlists, and of neighbouring engines.
+pub(crate) const RUNLIST_STRIDE: u32 = 8;
 
 /// NV_PPBDMA_METHOD0(0), R.
 pub(crate) const PBDMA_METHOD0: u32 = 0x0400c0;
@@ -24,7 +40,7 @@ pub(crate) const PBDMA_INTR_EN_0: u32 = 0x04010c;
 pub(crate) const PBDMA_CHANNEL: u32 = 0x040120;
 
 /// Channels of the device.
-pub(crate) const CHANNELS: usize = 64;
+pub(crate) const CHANNELS: usize = 128;
 /// NV_PCCSR_CHANNEL_INST(0).
 pub(crate) const CHANNEL_INST: u32 = 0x800000;
 /// NV_PCCSR_CHANNEL(0).
@@ -48,12 +64,57 @@ pub(crate) const NOTIFY_CHANNEL_PENDING: u32 = 0x810090;
 #[derive(PartialEq, Eq)]
 pub(crate) struct Intr0 {
     pub(crate) bind_error: bool,
-    #[bits(28)]
+    #[bits(7)]
+    __: u8,
+    pub(crate) sched_error: bool,
+    #[bits(20)]
     __: u32,
     pub(crate) pbdma_intr: bool,
     __: bool,
     pub(crate) channel_intr: bool,
 }
+
+/// NV_PFIFO_RUNLIST_BASE and NV_PFIFO_ENG_RUNLIST_BASE.
+#[bitfield(u32)]
+pub(crate) struct RunlistBase {
+    /// Address >> 12.
+    #[bits(28)]
+    pub(crate) ptr: u32,
+    #[bits(2)]
+    pub(crate) target: u8,
+    #[bits(2)]
+    __: u8,
+}
+
+/// NV_PFIFO_RUNLIST, and NV_PFIFO_ENG_RUNLIST with another use of 20.
+#[bitfield(u32)]
+pub(crate) struct RunlistSubmit {
+    /// Entries.
+    pub(crate) length: u16,
+    #[bits(4)]
+    __: u8,
+    #[bits(4)]
+    pub(crate) id: u8,
+    __: u8,
+}
+
+/// NV_PFIFO_ENGINE_STATUS.
+#[bitfield(u32)]
+pub(crate) struct EngineStatus {
+    #[bits(12)]
+    pub(crate) id: u16,
+    pub(crate) id_is_tsg: bool,
+    /// 0 INVALID, 1 VALID.
+    #[bits(3)]
+    pub(crate) ctx_status: u8,
+    #[bits(14)]
+    __: u16,
+    pub(crate) faulted: bool,
+    pub(crate) busy: bool,
+}
+
+/// TYPE of NV_PFIFO_PREEMPT.
+pub(crate) const PREEMPT_TSG: u8 = 1;
 
 /// NV_PFIFO_PREEMPT.
 #[bitfield(u32)]
@@ -86,11 +147,15 @@ pub(crate) struct PbdmaChannel {
 #[repr(u32)]
 pub(crate) enum PbdmaIntr {
     /// GP_PUT is out of range.
-    GpPtr = 1 << 10,
+    GpPtr = 1 << 14,
     /// A GP entry cannot be decoded.
-    GpEntry = 1 << 13,
+    GpEntry = 1 << 15,
     /// A method header cannot be decoded.
     PbEntry = 1 << 18,
+    /// CLEAR_FAULTED of a channel that did not fault.
+    ClearFaulted = 1 << 20,
+    /// A semaphore was not acquired in time.
+    Acquire = 1 << 26,
     /// A host method is unknown, privileged, or has bad data.
     Method = 1 << 21,
 }
@@ -146,9 +211,13 @@ pub(crate) fn aperture(target: u8) -> Option<Aperture> {
 
 /// NV_RAMFC_*: bytes from the start of the instance block.
 pub(crate) mod ramfc {
+    pub(crate) const GP_PUT: u64 = 0x000;
     pub(crate) const USERD: u64 = 0x008;
     pub(crate) const USERD_HI: u64 = 0x00c;
     pub(crate) const SIGNATURE: u64 = 0x010;
+    pub(crate) const GP_GET: u64 = 0x014;
+    pub(crate) const REF: u64 = 0x028;
+    pub(crate) const ACQUIRE: u64 = 0x030;
     pub(crate) const GP_BASE: u64 = 0x048;
     pub(crate) const GP_BASE_HI: u64 = 0x04c;
     /// NV_PPBDMA_SIGNATURE_HW_VALID.
@@ -157,6 +226,11 @@ pub(crate) mod ramfc {
 
 /// NV_RAMUSERD_*: bytes from the start of USERD.
 pub(crate) mod userd {
+    pub(crate) const PUT: u64 = 0x40;
+    pub(crate) const GET: u64 = 0x44;
+    pub(crate) const REF: u64 = 0x48;
+    pub(crate) const PUT_HI: u64 = 0x4c;
+    pub(crate) const GET_HI: u64 = 0x60;
     pub(crate) const GP_GET: u64 = 0x88;
     pub(crate) const GP_PUT: u64 = 0x8c;
 }
@@ -179,6 +253,17 @@ pub(crate) struct UserdHi {
     pub(crate) addr: u8,
     #[bits(24)]
     __: u32,
+}
+
+/// NV_PPBDMA_ACQUIRE.
+#[bitfield(u32)]
+pub(crate) struct Acquire {
+    #[bits(11)]
+    __: u16,
+    #[bits(4)]
+    pub(crate) timeout_exp: u8,
+    pub(crate) timeout_man: u16,
+    pub(crate) timeout_en: bool,
 }
 
 /// NV_PPBDMA_GP_BASE, low half.

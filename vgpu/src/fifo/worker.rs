@@ -3,28 +3,33 @@
 
 use std::sync::Arc;
 
-use crate::bus::GpuVa;
+use crate::bus::{BusError, GpuVa, Width};
+use crate::engine::reduction::Reduction;
 use crate::engine::{Context, GraphError, GraphIntr, Refusal, Run};
-use crate::mmu::{Access, Client, ClientKind, Fault, Translation, Unit};
+use crate::mmu::{Access, Client, ClientKind, Fault, MemOp, Translation, Unit};
 
-use super::channel::{Activation, Channel, Task};
+use super::channel::{Channel, Task};
 use super::errors::PbdmaError;
 use super::host::{self, Semaphore};
 use super::push::{self, Decoder, Method, Segment, Word};
 use super::ramfc::RamFc;
 use super::regs::{userd, PbdmaIntr};
+use super::state::Activation;
 
 /// NV_PFAULT_CLIENT_HUB_HOST (dev_fault).
 const CLIENT_HOST: u8 = 6;
 /// NV_PFAULT_MMU_ENG_ID_HOST0 (dev_fault).
 const ENGINE_HOST0: u16 = 32;
-/// Host, as fault packets name it.
-const HOST: Client = Client {
-    kind: ClientKind::Hub {
-        client: CLIENT_HOST,
-    },
-    engine_id: ENGINE_HOST0,
-};
+/// Host, as fault packets name it: by the runlist that it serves.
+fn client(runlist: u8) -> Client {
+    Client {
+        kind: ClientKind::Hub {
+            client: CLIENT_HOST,
+        },
+        engine_id: ENGINE_HOST0 + u16::from(runlist),
+    }
+}
+
 /// Push-buffer bytes fetched at a time.
 const FETCH: usize = 4096;
 const WORD: usize = 4;
@@ -36,7 +41,7 @@ const SUBCHANNELS: usize = 8;
 /// Why the service of a channel ends before its work does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stop {
-    /// The run was paused or killed.
+    /// The run was killed.
     Ended,
     /// An error for PPBDMA.
     Pbdma(PbdmaIntr, Option<Method>),
@@ -46,7 +51,7 @@ pub(super) enum Stop {
 
 /// Serves a channel until the device goes away.
 pub(super) fn serve(channel: &Channel) {
-    let mut unit = channel.host.mmu.register_unit(HOST);
+    let mut unit = channel.host.mmu.register_unit(client(0));
     let mut state: Option<State> = None;
     loop {
         match channel.next() {
@@ -66,12 +71,19 @@ pub(super) fn serve(channel: &Channel) {
                     unit: &mut unit,
                     state,
                 };
-                if let Err(stop) = pbdma.entries() {
+                if let Err(stop) = pbdma.serve() {
                     pbdma.stop(stop);
                 }
+                channel.leave();
             }
         }
     }
+}
+
+/// A class on a subchannel, and the runlist whose engine has it.
+struct Object {
+    runlist: u8,
+    context: Box<dyn Context>,
 }
 
 /// What a run carries from one doorbell to the next.
@@ -79,8 +91,9 @@ struct State {
     run: Arc<Run>,
     ramfc: RamFc,
     decoder: Decoder,
-    objects: [Option<Box<dyn Context>>; SUBCHANNELS],
+    objects: [Option<Object>; SUBCHANNELS],
     semaphore: Semaphore,
+    mem_op: MemOp,
 }
 
 impl State {
@@ -91,6 +104,7 @@ impl State {
             decoder: Decoder::new(),
             objects: Default::default(),
             semaphore: Semaphore::default(),
+            mem_op: MemOp::default(),
         }
     }
 }
@@ -103,6 +117,11 @@ pub(super) struct Pbdma<'a> {
 }
 
 impl Pbdma<'_> {
+    fn serve(&mut self) -> Result<(), Stop> {
+        self.channel.enter(&self.state.run)?;
+        self.entries()
+    }
+
     /// Executes entries until GP_GET has reached GP_PUT.
     fn entries(&mut self) -> Result<(), Stop> {
         loop {
@@ -132,12 +151,14 @@ impl Pbdma<'_> {
         let next = self.state.ramfc.after(get);
         self.channel.set_gp_get(next);
         let at = self.state.ramfc.userd.offset(userd::GP_GET);
-        if self.channel.host.bus.write_u32(at, next).is_err() {
-            self.channel.host.counters.bus_errors.count();
-        }
+        self.note(self.channel.host.bus.write_u32(at, next));
         self.channel.host.counters.gp_entries.count();
         let segment = push::gp_entry(u64::from_le_bytes(raw));
-        self.segment(segment.ok_or(Stop::Pbdma(PbdmaIntr::GpEntry, None))?)
+        let segment = segment.ok_or(Stop::Pbdma(PbdmaIntr::GpEntry, None))?;
+        self.segment(segment)?;
+        let end = GpuVa(segment.va.0 + u64::from(segment.dwords) * WORD as u64);
+        self.note(self.state.ramfc.set_get(&*self.channel.host.bus, end));
+        Ok(())
     }
 
     fn segment(&mut self, segment: Segment) -> Result<(), Stop> {
@@ -172,9 +193,7 @@ impl Pbdma<'_> {
 
     fn method(&mut self, method: Method) -> Result<(), Stop> {
         self.channel.host.counters.methods.count();
-        if !self.state.run.is_active() {
-            return Err(Stop::Ended);
-        }
+        self.check()?;
         match method.address {
             host::SET_OBJECT => self.set_object(method),
             address if address < FIRST_ENGINE_METHOD => self.host_method(method),
@@ -183,26 +202,29 @@ impl Pbdma<'_> {
     }
 
     fn set_object(&mut self, method: Method) -> Result<(), Stop> {
-        let class = host::class(method.data);
-        let engine = self
-            .channel
-            .host
-            .engines
-            .iter()
-            .find(|engine| engine.class() == class);
+        let (class, runlist) = (host::class(method.data), self.channel.last_runlist());
+        let mut engines = self.channel.host.engines.iter();
+        let engine = engines.find(|engine| engine.class() == class && engine.runlist() == runlist);
         let engine = engine.ok_or(Stop::Graph(GraphIntr::IllegalClass, method))?;
         if let Some(object) = self.state.objects.get_mut(usize::from(method.subchannel)) {
-            *object = Some(engine.context(&self.state.run));
+            let context = engine.context(&self.state.run);
+            *object = Some(Object { runlist, context });
         }
         Ok(())
     }
 
     fn engine_method(&mut self, method: Method) -> Result<(), Stop> {
+        let runlist = self.channel.last_runlist();
         let object = self.state.objects.get_mut(usize::from(method.subchannel));
-        let Some(object) = object.and_then(Option::as_mut) else {
+        let object = object.and_then(Option::as_mut);
+        let Some(object) = object.filter(|object| object.runlist == runlist) else {
             return Err(Stop::Graph(GraphIntr::IllegalClass, method));
         };
-        object.method(method).map_err(|refusal| match refusal {
+        // Engines wait in methods, and reach memory on their own threads alone.
+        self.channel.leave();
+        let done = object.context.method(method);
+        self.channel.enter(&self.state.run)?;
+        done.map_err(|refusal| match refusal {
             Refusal::IllegalMethod => Stop::Graph(GraphIntr::IllegalMethod, method),
             Refusal::ClassError => Stop::Graph(GraphIntr::ClassError, method),
             Refusal::Ended => Stop::Ended,
@@ -225,13 +247,26 @@ impl Pbdma<'_> {
             }),
         }
         self.channel.host.counters.channel_errors.count();
-        self.channel.stop();
-        // Launches that were submitted go on.
-        run.pause();
+        self.channel.stop(run);
     }
 
     pub(super) fn run(&self) -> &Run {
         &self.state.run
+    }
+
+    pub(super) fn ramfc(&self) -> &RamFc {
+        &self.state.ramfc
+    }
+
+    pub(super) fn mem_op(&mut self) -> &mut MemOp {
+        &mut self.state.mem_op
+    }
+
+    /// Counts a write of state that reached no memory.
+    pub(super) fn note(&self, written: Result<(), BusError>) {
+        if written.is_err() {
+            self.channel.host.counters.bus_errors.count();
+        }
     }
 
     pub(super) fn semaphore(&mut self) -> &mut Semaphore {
@@ -240,16 +275,19 @@ impl Pbdma<'_> {
 
     /// Waits for all launches of the channel.
     pub(super) fn wait_idle(&self) -> Result<(), Stop> {
+        self.channel.leave();
         self.channel.host.wait_idle(&self.state.run);
-        self.check()
+        self.channel.enter(&self.state.run)
     }
 
+    /// Comes before every method and every access: waits here while the channel is not to run.
     pub(super) fn check(&self) -> Result<(), Stop> {
-        if self.state.run.is_active() {
-            Ok(())
-        } else {
-            Err(Stop::Ended)
+        if self.state.run.is_open() {
+            return Ok(());
         }
+        self.unit.flush();
+        self.channel.leave();
+        self.channel.enter(&self.state.run)
     }
 
     /// Reads through the MMU. A fault is reported, and tried again when software has cleared PBDMA_FAULTED.
@@ -276,6 +314,18 @@ impl Pbdma<'_> {
         Ok(())
     }
 
+    /// Reduces what a semaphore holds, through the MMU.
+    pub(super) fn reduce(
+        &mut self,
+        va: GpuVa,
+        reduction: Reduction,
+        (width, operand): (Width, u64),
+    ) -> Result<(), Stop> {
+        self.access(va, Access::Atomic, |at, window| {
+            reduction.perform(window, at, width, operand);
+        })
+    }
+
     fn access<T>(
         &mut self,
         va: GpuVa,
@@ -295,12 +345,13 @@ impl Pbdma<'_> {
         }
     }
 
-    /// Reports a fault and waits until it may be tried again.
+    /// Reports a fault; the channel then waits until it may be tried again.
     fn faulted(&self, fault: Fault) {
         let run = &self.state.run;
         log::warn!("Channel {}: host faulted: {fault:x?}", run.channel);
-        self.channel.pbdma_faulted(run, || {
-            self.unit.report(&run.space, fault);
-        });
+        // Before the report: whoever reads the packet must find the bit set.
+        self.channel.pbdma_faulted(run);
+        let client = client(self.channel.last_runlist());
+        self.channel.host.mmu.report(&run.space, client, fault);
     }
 }

@@ -160,6 +160,17 @@ pub struct Translation {
     pub backing: Backing,
 }
 
+impl Translation {
+    /// Where the byte `bytes` further on leads, which is in the same leaf.
+    pub(crate) fn advance(self, bytes: u64) -> Self {
+        Self {
+            phys: self.phys.offset(bytes),
+            bytes: self.bytes.saturating_sub(bytes),
+            ..self
+        }
+    }
+}
+
 /// What a translation leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {

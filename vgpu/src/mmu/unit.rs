@@ -262,6 +262,13 @@ impl Window<'_> {
         })
     }
 
+    /// Stores `data` at a translation of this window, past stores of the unit that are held back.
+    pub fn store_now(&mut self, to: Translation, data: &[u8]) {
+        if to.backing == Backing::Memory {
+            self.unit.core.write(to.phys, data);
+        }
+    }
+
     /// Stores `data` at a translation of this window; now, or later where the device was told to hold stores back.
     /// Bytes past the leaf's end are dropped.
     pub fn store(&mut self, to: Translation, data: &[u8]) {

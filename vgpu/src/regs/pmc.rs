@@ -19,3 +19,9 @@ pub(crate) const INTR_EN_SET: u32 = 0x000160;
 pub(crate) const INTR_EN_CLEAR: u32 = 0x000180;
 /// Bytes between the registers of neighbouring trees.
 pub(crate) const TREE_STRIDE: u32 = 4;
+
+/// Bits of NV_PMC_ENABLE.
+pub(crate) const ENABLE_CE0: u32 = 6;
+pub(crate) const ENABLE_CE1: u32 = 7;
+pub(crate) const ENABLE_PFIFO: u32 = 8;
+pub(crate) const ENABLE_PGRAPH: u32 = 12;

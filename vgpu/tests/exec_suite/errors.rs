@@ -5,8 +5,8 @@ use mirage_vgpu::bus::Bus;
 
 use crate::rig::*;
 
-const GPPTR: u32 = 1 << 10;
-const GPENTRY: u32 = 1 << 13;
+const GPPTR: u32 = 1 << 14;
+const GPENTRY: u32 = 1 << 15;
 const PBENTRY: u32 = 1 << 18;
 const METHOD: u32 = 1 << 21;
 const ILLEGAL_METHOD: u32 = 1 << 4;
@@ -76,7 +76,7 @@ fn an_unknown_method_of_the_class_is_illegal() {
 fn each_rule_of_a_launch_is_checked() {
     let bad = [
         Launch { op: 0, ..good() },
-        Launch { op: 10, ..good() },
+        Launch { op: 11, ..good() },
         Launch {
             flags: 1 << 4,
             ..good()
@@ -178,7 +178,7 @@ fn host_methods_that_are_unknown_or_have_bad_data_are_method_errors() {
     let bad = [
         (methods(1, 0x28, &[3]), (1 << 16) | 0x28, 3),
         (methods(0, 0x04, &[0]), 0x04, 0),
-        (semaphore(va, 0, 4), 0x6c, 4),
+        (semaphore(va, 0, 7), 0x6c, 7),
         (semaphore(va + 2, 0, 1), 0x6c, 1),
         (semaphore(va + 4, 0, 1 | (1 << 24)), 0x6c, 1 | (1 << 24)),
         (semaphore(va + 8, 0, 1 | (1 << 25)), 0x6c, 1 | (1 << 25)),
@@ -271,6 +271,7 @@ fn a_bad_instance_block_is_a_bind_error_and_the_channel_stays_disabled() {
         shown == (BIND_ERROR, 0)
     };
     channel.kill();
+    channel.bind();
     rig.memory
         .write_u32(channel.inst.offset(0x10), 0xfacf)
         .unwrap();

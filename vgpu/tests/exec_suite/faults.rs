@@ -303,6 +303,7 @@ fn a_packet_says_what_was_tried() {
             kind: 0,
             access,
             hub: false,
+            engine: 64,
         };
         assert_eq!(rig.wait_faults(1), [packet]);
         channel.kill();
@@ -386,4 +387,30 @@ fn a_store_to_a_page_that_was_taken_away_and_acked_never_lands() {
     let serial = channel.fence();
     channel.wait(serial);
     assert_eq!(rig.bytes(page, PAGE as usize), zeroes);
+}
+
+#[test]
+fn a_prefetch_stalls_nobody_and_is_reported_once_where_software_asks_for_it() {
+    const PAGE_FAULT_CTRL: u32 = 0x100cf8;
+    const SEND_ALL: u32 = 0;
+    let rig = Rig::new();
+    let channel = rig.channel(0);
+    let prefetch = Launch {
+        op: PREFETCH,
+        a: DATA + 1,
+        stride_a: PAGE as u32,
+        lanes: 40,
+        ..Default::default()
+    };
+    channel.run(&prefetch.words());
+    assert_eq!(rig.faults(1), []);
+    rig.write(PAGE_FAULT_CTRL, SEND_ALL);
+    rig.map(DATA, PAGE);
+    channel.run(&prefetch.words());
+    let packets = rig.faults(1);
+    let pages: BTreeSet<u64> = packets.iter().map(|packet| packet.va).collect();
+    assert!(packets.iter().all(|packet| packet.access == 3));
+    assert!(pages.into_iter().eq((1..40).map(|page| DATA + page * PAGE)));
+    rig.invalidate(START);
+    assert_eq!(rig.faults(1), [], "a prefetch was kept for replay");
 }

@@ -2,9 +2,13 @@
 //! Channels and the compute engine, driven through registers and memory as a driver would.
 
 mod channels;
+mod copy;
+mod copy_errors;
 mod errors;
 mod faults;
+mod host;
 mod operations;
 mod push;
 mod random;
 mod rig;
+mod switching;

@@ -54,6 +54,7 @@ pub(crate) const ATOMIC_ADD: u32 = 6;
 pub(crate) const ATOMIC_EXCH: u32 = 7;
 pub(crate) const ATOMIC_CAS: u32 = 8;
 pub(crate) const CHASE: u32 = 9;
+pub(crate) const PREFETCH: u32 = 10;
 
 impl Launch {
     /// The push buffer, the class's binding included.
@@ -82,6 +83,62 @@ impl Launch {
             0x300,
             &[self.op | (self.size << 8) | self.flags],
         ));
+        words
+    }
+}
+
+/// A launch of the copy class.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Dma {
+    /// LAUNCH_DMA.
+    pub(crate) launch: u32,
+    pub(crate) src: u64,
+    pub(crate) dst: u64,
+    pub(crate) pitch_in: u32,
+    pub(crate) pitch_out: u32,
+    pub(crate) length: u32,
+    pub(crate) count: u32,
+    pub(crate) semaphore: u64,
+    pub(crate) payload: u32,
+    pub(crate) phys_modes: [u32; 2],
+    pub(crate) constants: [u32; 2],
+    pub(crate) components: u32,
+}
+
+/// Pitch on both sides, not pipelined.
+pub(crate) const TRANSFER: u32 = 2 | (1 << 7) | (1 << 8);
+pub(crate) const FLUSH: u32 = 1 << 2;
+pub(crate) const ONE_WORD: u32 = 1 << 3;
+pub(crate) const FOUR_WORDS: u32 = 2 << 3;
+pub(crate) const BLOCKING: u32 = 1 << 5;
+pub(crate) const NON_BLOCKING: u32 = 2 << 5;
+pub(crate) const MULTI_LINE: u32 = 1 << 9;
+pub(crate) const REMAP: u32 = 1 << 10;
+pub(crate) const SRC_PHYSICAL: u32 = 1 << 12;
+pub(crate) const DST_PHYSICAL: u32 = 1 << 13;
+
+impl Dma {
+    /// The push buffer, the class's binding included.
+    pub(crate) fn words(&self) -> Vec<u32> {
+        let upper = |value: u64| (value >> 32) as u32;
+        let mut words = methods(4, 0, &[0xc3b5]);
+        let semaphore = [upper(self.semaphore), self.semaphore as u32, self.payload];
+        words.extend(methods(4, 0x240, &semaphore));
+        words.extend(methods(4, 0x260, &self.phys_modes));
+        let operands = [
+            upper(self.src),
+            self.src as u32,
+            upper(self.dst),
+            self.dst as u32,
+            self.pitch_in,
+            self.pitch_out,
+            self.length,
+            self.count,
+        ];
+        words.extend(methods(4, 0x400, &operands));
+        let remap = [self.constants[0], self.constants[1], self.components];
+        words.extend(methods(4, 0x700, &remap));
+        words.extend(methods(4, 0x300, &[self.launch]));
         words
     }
 }

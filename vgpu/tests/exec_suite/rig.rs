@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mirage_vgpu::bus::{Bus, InterruptSink, PhysAddr, VramOffset};
+use mirage_vgpu::bus::{Aperture, Bus, InterruptSink, PhysAddr, VramOffset};
 use mirage_vgpu::config::Config;
 use mirage_vgpu::gpu::Gpu;
 use mirage_vgpu::memory::Memory;
@@ -32,6 +32,9 @@ pub(crate) const GRAPH_ADDR: u32 = 0x400704;
 pub(crate) const GRAPH_DATA: u32 = 0x400708;
 pub(crate) const GRAPH_CTX: u32 = 0x409b00;
 pub(crate) const DOORBELL: u32 = 0x810090;
+const RUNLIST_BASE: u32 = 0x2270;
+const RUNLIST: u32 = 0x2274;
+const ENG_RUNLIST: u32 = 0x2284;
 const MMU_CTRL: u32 = 0x100c80;
 const INVALIDATE: u32 = 0x100cbc;
 const INVALIDATE_VADDR: u32 = 0x100cb4;
@@ -62,6 +65,14 @@ const PUSH_BYTES: u64 = 512 << 10;
 /// Where the tests' data is.
 pub(crate) const DATA: u64 = 0x7f00_0000_0000;
 
+/// TARGET, at its place in INST and RUNLIST_BASE.
+fn target(at: PhysAddr) -> u32 {
+    match at.aperture {
+        Aperture::Vid => 0,
+        Aperture::Sys => 2 << 28,
+    }
+}
+
 #[derive(Default)]
 struct Sink(AtomicU64);
 
@@ -78,6 +89,7 @@ pub(crate) struct Packet {
     pub(crate) kind: u32,
     pub(crate) access: u32,
     pub(crate) hub: bool,
+    pub(crate) engine: u32,
 }
 
 pub(crate) struct Rig {
@@ -153,7 +165,7 @@ impl Rig {
         let mut free = self.free.lock().unwrap();
         let at = *free;
         *free += bytes.next_multiple_of(PAGE);
-        assert!(*free < self.buffers[0].addr);
+        assert!(*free < self.runlist_memory().0.addr);
         VramOffset(at).into()
     }
 
@@ -233,6 +245,7 @@ impl Rig {
                 kind: info & 0x1f,
                 access: (info >> 16) & 0xf,
                 hub: (info >> 20) & 1 == 1,
+                engine: word(6) & 0x1ff,
             });
             self.memory.write_u32(at.offset(28), 0).unwrap();
             get = (get + 1) % 4096;
@@ -249,6 +262,38 @@ impl Rig {
             !packets.is_empty()
         });
         packets
+    }
+
+    /// Where [`Rig::submit_runlist`] puts runlists: its memory, and its bytes for each of them.
+    pub(crate) fn runlist_memory(&self) -> (PhysAddr, u64) {
+        (VramOffset(self.buffers[0].addr - 3 * PAGE).into(), PAGE)
+    }
+
+    /// Submits a runlist of TSGs, each with its id and channels.
+    pub(crate) fn submit_runlist(&self, runlist: u32, groups: &[(u32, &[u32])]) {
+        let (base, bytes) = self.runlist_memory();
+        self.write_runlist(runlist, base.offset(bytes * u64::from(runlist)), groups);
+    }
+
+    pub(crate) fn write_runlist(&self, runlist: u32, base: PhysAddr, groups: &[(u32, &[u32])]) {
+        let entries: Vec<[u32; 4]> = groups
+            .iter()
+            .flat_map(|(tsg, channels)| {
+                let header = [1, channels.len() as u32, *tsg, 0];
+                let channels = channels.iter().map(|id| [0, 0, *id, 0]);
+                std::iter::once(header).chain(channels)
+            })
+            .collect();
+        let bytes: Vec<u8> = entries
+            .iter()
+            .flatten()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        self.memory.write(base, &bytes).unwrap();
+        self.write(RUNLIST_BASE, (base.addr >> 12) as u32 | target(base));
+        self.write(RUNLIST, entries.len() as u32 | (runlist << 20));
+        let pending = || (self.read(ENG_RUNLIST + 8 * runlist) >> 20) & 1 == 1;
+        self.until("the runlist", || !pending());
     }
 
     pub(crate) fn u64_at(&self, at: PhysAddr) -> u64 {
@@ -332,7 +377,7 @@ impl Channel<'_> {
     pub(crate) fn bind(&self) {
         self.rig.write(
             0x80_0000 + 8 * self.id,
-            BIND | (self.inst.addr >> 12) as u32,
+            BIND | target(self.inst) | (self.inst.addr >> 12) as u32,
         );
         *self.put.lock().unwrap() = 0;
     }
@@ -351,6 +396,15 @@ impl Channel<'_> {
 
     pub(crate) fn write_control(&self, value: u32) {
         self.rig.write(self.control_register(), value);
+    }
+
+    /// Makes it a privileged channel: AUTH_LEVEL of CONFIG.
+    pub(crate) fn privilege(&self) {
+        self.kill();
+        let config = self.inst.offset(0xf4);
+        self.rig.memory.write_u32(config, 1 << 8).unwrap();
+        self.bind();
+        self.enable();
     }
 
     /// The kill sequence.
