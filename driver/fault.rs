@@ -26,6 +26,8 @@ pub(crate) const BATCH: usize = 256;
 const VALID_POLLS: usize = 100;
 /// Longest wait for VALID, over many interrupts.
 const VALID_TIMEOUT: Delta = Delta::from_secs(1);
+/// Bits of a virtual address.
+const VA_BITS: u32 = 49;
 /// Bounds of what the device may say about the size of a buffer, in packets.
 const ENTRIES: core::ops::RangeInclusive<u32> = 2..=65536;
 
@@ -309,12 +311,19 @@ fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault
         | fault_type::ATOMIC_VIOLATION => None,
         fault_type::VA_LIMIT_VIOLATION => Some(Reason::Unmanaged),
         fault_type::POISONED => Some(Reason::Bus),
-        _ => Some(Reason::Device),
+        0..fault_type::END => Some(Reason::Device),
+        _ => return None,
     };
+    // Only one type of fault has an address that does not fit the page tables.
+    if va >> VA_BITS != 0 && fatal != Some(Reason::Unmanaged) {
+        return None;
+    }
     let channel = gpu.channel_of(inst)?;
+    let engine = packet::Engine::from(engine).id().get();
     let origin = match kind {
-        Kind::Replayable => Origin::Replayable,
-        Kind::NonReplayable => origin(&channel, info, packet::Engine::from(engine))?,
+        Kind::Replayable if engine_id::GRAPHICS.contains(&engine) => Origin::Replayable,
+        Kind::Replayable => return None,
+        Kind::NonReplayable => origin(&channel, info, engine)?,
     };
     Some(Fault {
         channel,
@@ -327,16 +336,16 @@ fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault
 }
 
 /// What can be done about a fault that is not replayable; `None` if its channel does not wait for anything, so the packet is old.
-fn origin(channel: &Channel, info: packet::Info, engine: packet::Engine) -> Option<Origin> {
-    let unit = if engine_id::HOSTS.contains(&engine.id().get()) {
-        Switched::Pbdma
+fn origin(channel: &Channel, info: packet::Info, engine: u32) -> Option<Origin> {
+    let hub = info.mmu_client_type_hub();
+    let (unit, origin) = if hub && engine_id::HOSTS.contains(&engine) {
+        (Switched::Pbdma, Origin::Switched(Switched::Pbdma))
+    } else if hub && engine_id::COPY_ENGINES.contains(&engine) {
+        (Switched::Engine, Origin::Switched(Switched::Engine))
+    } else if !hub && engine_id::GRAPHICS.contains(&engine) {
+        (Switched::Engine, Origin::Reported)
     } else {
-        Switched::Engine
-    };
-    let origin = if info.mmu_client_type_hub() {
-        Origin::Switched(unit)
-    } else {
-        Origin::Reported
+        return None;
     };
     channel.is_switched_out(unit).then_some(origin)
 }

@@ -220,8 +220,12 @@ pub(crate) mod access_type {
 
 /// ENGINE_ID of a fault packet (dev_fault).
 pub(crate) mod engine_id {
+    /// Copy engines.
+    pub(crate) const COPY_ENGINES: core::ops::Range<u32> = 15..24;
     /// Host, one for each runlist.
     pub(crate) const HOSTS: core::ops::Range<u32> = 32..64;
+    /// Graphics and compute, with the number of the sub-context.
+    pub(crate) const GRAPHICS: core::ops::Range<u32> = 64..128;
 }
 
 /// FAULT_TYPE of a fault packet (dev_fault): those that the driver tells apart.
@@ -232,4 +236,6 @@ pub(crate) mod fault_type {
     pub(crate) const RO_VIOLATION: u32 = 0x6;
     pub(crate) const POISONED: u32 = 0xe;
     pub(crate) const ATOMIC_VIOLATION: u32 = 0xf;
+    /// One more than the last.
+    pub(crate) const END: u32 = 0x10;
 }

@@ -39,6 +39,11 @@ impl Channel {
         self.state.lock().notifier
     }
 
+    /// Whether the channel takes no work.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().error.is_some()
+    }
+
     /// Ends the channel because of a bad method.
     pub(crate) fn fail_method(&self, method: u32) {
         self.fail_without_access(u64::from(method), Reason::Method);

@@ -30,22 +30,26 @@ impl Svm {
             self.gpu.counters.second_looks.inc();
             return;
         }
-        self.fail_channel(fault, reason, batch);
-        if fault.origin != Origin::Replayable {
+        if fault.channel.has_ended() {
+            // Its accesses are gone with it, and one at the same address may be of another channel by now.
             return;
         }
+        if fault.origin == Origin::Replayable {
+            self.cancel(fault);
+        }
+        // Last: from here on the program may use the address for something else.
+        self.fail_channel(fault, reason, batch);
+    }
+
+    /// Ends an access that waits, and those of other channels to the same page, whose packets may have been dropped.
+    fn cancel(&self, fault: &Fault) {
         let access = match fault.access {
             FaultAccess::Prefetch | FaultAccess::Read => CancelAccess::All,
             FaultAccess::Write | FaultAccess::Atomic => CancelAccess::WriteAndAtomic,
         };
-        // Other channels may wait for the same access, with packets that were dropped: those end here.
-        if self
-            .gpu
-            .tlb
-            .lock()
-            .cancel(self.pdb, fault.va, access)
-            .is_err()
-        {
+        let tlb = self.gpu.tlb.lock();
+        if tlb.cancel(self.pdb, fault.va, access).is_err() {
+            drop(tlb);
             self.gpu.stop_dma("a cancel was not acknowledged");
         }
     }
