@@ -64,7 +64,12 @@ impl Region {
         tables: BlockArray,
     ) -> impl PinInit<Self, Error> + 'a {
         let start = tables.start;
-        let state = RegionState { gpu, pdb, tables };
+        let state = RegionState {
+            gpu,
+            pdb,
+            tables,
+            unlinked: false,
+        };
         // CAST: `usize` has 64 bits.
         let range = start as usize..(start + REGION_SIZE) as usize;
         try_pin_init!(Self {
@@ -159,6 +164,8 @@ pub(crate) struct RegionState {
     gpu: Arc<Gpu>,
     pdb: VramOffset,
     tables: BlockArray,
+    /// The directory does not lead to the tables any more; another region may be there.
+    unlinked: bool,
 }
 
 /// Part of a block to map.
@@ -201,8 +208,12 @@ impl RegionState {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: a page could not be DMA-mapped; pages before it may be mapped.
+    /// `ENOMEM`: a page could not be DMA-mapped; pages before it may be mapped. `EPERM`: a needed page is not for devices. `EBUSY`: the
+    /// region was given up meanwhile.
     pub(crate) fn map(&mut self, window: Window<'_>, pages: MirroredPages<'_>) -> Result<Stale> {
+        if self.unlinked {
+            return Err(EBUSY);
+        }
         let gpu = &self.gpu;
         let block = self.tables.block(window.block).ok_or(ENOENT)?;
         let Window { first, needs, .. } = window;
@@ -262,6 +273,7 @@ impl RegionState {
 
     /// Takes every mapping away, and the tables out of the directory. They may be freed then.
     pub(crate) fn unlink(&mut self) {
+        self.unlinked = true;
         self.detach();
         for slot in self.tables.blocks.iter_mut().flatten() {
             slot.block.unlink(&self.gpu.vram);

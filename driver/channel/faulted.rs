@@ -59,6 +59,19 @@ impl Channel {
         }
     }
 
+    /// An access was served: another bad one at its address is a new one.
+    pub(crate) fn served(&self, va: u64) {
+        self.note_progress();
+        let mut state = self.faults.state.lock();
+        if state
+            .suspect
+            .as_ref()
+            .is_some_and(|suspect| suspect.va == va)
+        {
+            state.suspect = None;
+        }
+    }
+
     /// Whether the hardware has switched the channel out because of a fault of `unit`.
     pub(crate) fn is_switched_out(&self, unit: Switched) -> bool {
         let Some(ccsr) = NV_PCCSR_CHANNEL::try_at(self.id.index()) else {

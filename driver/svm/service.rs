@@ -194,9 +194,6 @@ impl Svm {
                 .for_each(|fault| self.fail_access(fault, bad, batch.number));
         }
         batch.add_switched(faults);
-        faults
-            .iter()
-            .for_each(|fault| fault.channel.note_progress());
         // The last user tears the address space down, which takes update locks; not here.
         put_async(mm);
     }
@@ -229,6 +226,7 @@ impl Svm {
             }
         }
         let Some(pages) = window else {
+            served(faults);
             return Ok(());
         };
         let part = Part {
@@ -238,7 +236,10 @@ impl Svm {
             pages,
         };
         match self.service_part(&part, scratch, batch) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                served(faults);
+                Ok(())
+            }
             Err(e) if e == EBUSY => Ok(()),
             Err(e) if e == ENOMEM => Err(Reason::OutOfMemory),
             // Some page cannot be had: find out which.
@@ -275,7 +276,10 @@ impl Svm {
                 *need = access;
             }
             let reason = match self.service_part(&part, scratch, batch) {
-                Ok(()) => continue,
+                Ok(()) => {
+                    served(faults);
+                    continue;
+                }
                 Err(e) if e == EBUSY => continue,
                 Err(e) if e == ENOMEM => Reason::OutOfMemory,
                 Err(_) => diagnose(whole.mm, first.va, access),
@@ -397,6 +401,14 @@ impl<'a> Part<'a> {
             start,
             need,
         }
+    }
+}
+
+/// Tells the channels of faults that are not fatal that they were served.
+fn served(faults: &[Fault]) {
+    let can_be = |fault: &&Fault| fault.fatal.is_none();
+    for fault in faults.iter().filter(can_be) {
+        fault.channel.served(fault.va);
     }
 }
 
