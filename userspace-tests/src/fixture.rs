@@ -153,17 +153,28 @@ impl Spinner {
 
     /// Starts going round.
     pub(crate) fn start(&self, channel: &Channel) -> Result<Job> {
+        let (operation, lanes) = self.operation();
+        Ok(channel.launch(operation, lanes)?)
+    }
+
+    /// What goes round.
+    pub(crate) fn operation(&self) -> (Chase, Lanes) {
         let heads = self.nodes.lanes(self.pages * PAGE, WORD);
-        Ok(channel.launch(
+        (
             Chase::new(heads, self.layout).adding(1),
             lanes(SPINNER_LANES as u32),
-        )?)
+        )
     }
 
     /// Ends it the gentle way: the chain ends everywhere.
     pub(crate) fn finish(&self, job: &Job) -> Result<()> {
-        (0..self.pages).for_each(|page| self.nodes.store(page * PAGE, 0));
+        self.stop();
         Ok(job.wait(LIMIT)?)
+    }
+
+    /// Has it end soon.
+    pub(crate) fn stop(&self) {
+        (0..self.pages).for_each(|page| self.nodes.store(page * PAGE, 0));
     }
 
     /// Waits until every page was written since now.

@@ -27,6 +27,8 @@ mod process;
 mod region;
 mod remap;
 mod samples;
+mod submit;
+mod sync;
 mod sys;
 
 /// All tests; those that take the device away come last.
@@ -41,6 +43,7 @@ const ALL: &[&[Test]] = &[
     invalidate::TESTS,
     leaves::TESTS,
     channels::TESTS,
+    sync::TESTS,
     faults::TESTS,
     fairness::TESTS,
     process::TESTS,

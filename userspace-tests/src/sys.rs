@@ -2,7 +2,7 @@
 //! System calls that need unsafe: fork, ioctls that break the rules, pages kept in a pipe.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -103,6 +103,23 @@ pub(crate) fn ioctl(fd: BorrowedFd<'_>, request: u64, argument: &mut [u8]) -> ni
     // SAFETY: the kernel touches no more than the size in the request code, which `argument` has. Pointers inside are only
     // read by the driver, and SVM_INIT is given ranges that the caller reserved or that must be refused.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument.as_mut_ptr()) }).map(drop)
+}
+
+/// Status of a sync file: 1 signalled, 0 active, negative errno when its fence signalled with an error.
+pub(crate) fn sync_file_status(file: BorrowedFd<'_>) -> nix::Result<i32> {
+    // struct sync_file_info: 32 bytes of name, status, flags, number of fences, padding, and a pointer that is not followed if the
+    // number is 0.
+    let mut info = [0_u32; 14];
+    let request = nix::request_code_readwrite!(b'>', 4, size_of_val(&info));
+    ioctl(file, request, bytemuck::cast_slice_mut(&mut info))?;
+    Ok(info[8] as i32)
+}
+
+/// Takes charge of a descriptor that the kernel has just made.
+pub(crate) fn own_fd(fd: i32) -> Result<OwnedFd> {
+    ensure!(fd >= 0, "no descriptor: {fd}");
+    // SAFETY: the kernel made it for the caller, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Has `handler` do nothing but interrupt system calls on SIGALRM, which comes after `delay`.
