@@ -31,6 +31,7 @@ mod fifo;
 mod queue;
 mod ring;
 mod robust;
+mod slot;
 
 pub(crate) use exec::Exec;
 use faulted::FaultState;
@@ -39,9 +40,12 @@ use ring::Ring;
 pub(crate) use ring::{CHANNEL_MEM, MAPPED};
 use robust::timeout_ns;
 pub(crate) use robust::Notifier;
+pub(crate) use slot::{EngineKind, Slot, Slots};
 
 /// Channels of a device.
 pub(crate) const CHANNELS: usize = 64;
+/// Channels of one file, so that others get some.
+pub(crate) const CHANNELS_PER_FILE: usize = 48;
 /// Most bytes of all push buffers of one EXEC.
 pub(crate) const PUSH_MAX: usize = 64 << 10;
 /// Most push buffers of one EXEC.
@@ -80,6 +84,8 @@ struct State {
     /// Taken when the channel is released.
     ring: Option<Ring>,
     queue: Queue,
+    /// The hardware channel; given back when the channel is released.
+    slot: Option<Slot>,
     /// Why the channel takes no more work: `EIO` can be reset, the others are for good.
     error: Option<Error>,
     notifier: Notifier,
@@ -105,6 +111,8 @@ pub(crate) struct Channel {
     progress: CondVar,
     /// When work last got on, CLOCK_MONOTONIC in nanoseconds.
     progress_at: Atomic<u64>,
+    /// When the channel was last reset, on the device's clock.
+    alive_since: Atomic<u64>,
     timeout_ns: u64,
     /// Lets work begin whose fences have signalled.
     #[pin]
@@ -118,6 +126,7 @@ impl_has_work! {
 /// How a channel is made.
 #[derive(Clone, Copy)]
 pub(crate) struct ChannelConfig {
+    pub(crate) engine: EngineKind,
     /// How long work may run without getting on; 0 stands for the default.
     pub(crate) timeout_ms: u32,
 }
@@ -125,22 +134,24 @@ pub(crate) struct ChannelConfig {
 impl Channel {
     /// Makes a channel that is not started. Its memory is or will be mapped at `va`.
     pub(crate) fn new(
-        id: ChannelId,
+        slot: Slot,
         svm: &Arc<Svm>,
         va: u64,
         config: ChannelConfig,
     ) -> Result<Arc<Self>> {
         let gpu = svm.gpu();
+        let (id, engine) = (slot.id, slot.engine);
         let state = State {
             ring: None,
             queue: Queue::new()?,
+            slot: Some(slot),
             error: None,
             notifier: Notifier::default(),
         };
         Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                engine: Engine::Compute,
+                engine,
                 gpu: gpu.clone(),
                 svm: svm.clone(),
                 inst: gpu.vram.alloc_page()?,
@@ -150,6 +161,7 @@ impl Channel {
                 faults <- FaultState::new(),
                 progress <- new_condvar!("mirage::progress"),
                 progress_at: Atomic::new(0),
+                alive_since: Atomic::new(0),
                 timeout_ns: timeout_ns(config.timeout_ms),
                 work <- new_work!("mirage::channel_work"),
             }? Error),
@@ -195,6 +207,8 @@ impl Channel {
         }
         // Nothing queues it any more: who waited for fences has been dropped.
         flush_work(&self.work);
+        let slot = self.state.lock().slot.take();
+        drop(slot);
     }
 
     /// Lets the hardware run the channel, whose USERD is at bus address `userd`.

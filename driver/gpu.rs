@@ -7,8 +7,8 @@
 
 use crate::{
     channel::{
-        Channel, ChannelId, CHANNELS, PUSHES_MAX, PUSH_MAX, SYNCS_MAX, TIMEOUT_DEFAULT_MS,
-        TIMEOUT_MAX_MS,
+        Channel, ChannelId, Slots, CHANNELS, CHANNELS_PER_FILE, PUSHES_MAX, PUSH_MAX, SYNCS_MAX,
+        TIMEOUT_DEFAULT_MS, TIMEOUT_MAX_MS,
     },
     counters::Counters,
     fault::FaultBuffers,
@@ -88,6 +88,8 @@ pub(crate) struct Gpu {
     /// Channel table; the index is the hardware's channel ID.
     #[pin]
     channels: Mutex<[Option<Arc<Channel>>; CHANNELS]>,
+    #[pin]
+    pub(crate) slots: Mutex<Slots>,
     /// Address spaces, for shutdown.
     #[pin]
     svms: Mutex<KVec<Arc<Svm>>>,
@@ -171,6 +173,7 @@ impl Gpu {
                 counters,
                 tlb <- Tlb::new(tlb_bar0, tlb_counters),
                 channels <- new_mutex!([const { None }; CHANNELS], "mirage::channels"),
+                slots <- new_mutex!(Slots::new(), "mirage::slots"),
                 svms <- new_mutex!(KVec::new(), "mirage::svms"),
                 faults <- new_mutex!(Some(faults), "mirage::faults"),
                 preempt <- new_mutex!((), "mirage::preempt"),
@@ -197,10 +200,10 @@ impl Gpu {
             Param::PushMax => PUSH_MAX as u64,
             Param::Features => 0,
             Param::CopyClass => VOLTA_DMA_COPY_A.into(),
-            Param::CopyEngines => 0,
+            Param::CopyEngines => COPY_ENGINES.len() as u64,
             Param::PushesMax => PUSHES_MAX.into(),
             Param::SyncsMax => SYNCS_MAX.into(),
-            Param::ChannelsPerFile => CHANNELS as u64,
+            Param::ChannelsPerFile => CHANNELS_PER_FILE as u64,
             Param::TimeoutDefault => TIMEOUT_DEFAULT_MS.into(),
             Param::TimeoutMax => TIMEOUT_MAX_MS.into(),
             Param::QueryPagesMax => 0,
@@ -227,26 +230,17 @@ impl Gpu {
         self.channels.lock().get(id.index())?.clone()
     }
 
-    /// Puts a channel into the table, under an ID that `make` gets.
+    /// Puts a channel that is started into the table.
     ///
     /// # Errors
     ///
-    /// `ENOSPC`: no ID is free. `ENODEV`: the device is lost. What `make` returns.
-    pub(crate) fn insert_channel(
-        self: &Arc<Self>,
-        make: impl FnOnce(ChannelId) -> Result<Arc<Channel>>,
-    ) -> Result<Arc<Channel>> {
+    /// `ENODEV`: the device is lost. `EAGAIN`: it is being reset.
+    pub(crate) fn insert_channel(self: &Arc<Self>, channel: &Arc<Channel>) -> Result {
         let mut channels = self.channels.lock();
         self.check_usable()?;
-        let (index, slot) = channels
-            .iter_mut()
-            .enumerate()
-            .find(|(_, slot)| slot.is_none())
-            .ok_or(ENOSPC)?;
-        let channel = make(ChannelId::new(u32::try_from(index)?).ok_or(ENOSPC)?)?;
-        *slot = Some(channel.clone());
+        *channels.get_mut(channel.id().index()).ok_or(EINVAL)? = Some(channel.clone());
         self.start_watchdog();
-        Ok(channel)
+        Ok(())
     }
 
     /// Takes the channels out of the table that `which` names.

@@ -45,10 +45,10 @@
 //! 1. `MirageFile::mirror`: one ioctl binds the file.
 //! 2. `Gpu::faults`: while packets are read, faults are queued and channels stopped.
 //! 3. The scratch memory of a worker ([`svm`]): while it serves faults.
-//! 4. `Gpu::channels`: a channel is made under it, so that an ID is never given twice. Finding one does not nest.
+//! 4. `Gpu::channels`: nothing is allocated under it, because fences signal by way of it. Finding a channel does not nest.
 //! 5. `Gpu::svms`.
 //! 6. `Channel::state`: stopping a channel waits for the hardware under it.
-//! 7. `Gpu::preempt`, `Gpu::runlists`, `Svm::pending`, `Svm::reports`: leaves.
+//! 7. `Gpu::preempt`, `Gpu::runlists`, `Gpu::slots`, `Svm::pending`, `Svm::reports`: leaves.
 //! 8. `Svm::space`: regions are made and removed under it, which waits for invalidations that run. So nothing that an
 //!    invalidate callback, or the holder of an mmap lock, can wait for may come before it.
 //! 9. The allocator of device memory ([`vram`]): allocates memory under its lock, so it comes before everything that reclaim takes.

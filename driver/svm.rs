@@ -7,7 +7,7 @@
 //! first: channels stop, work is drained, regions go (mappings first, then notifiers), then the directory.
 
 use crate::{
-    channel::{Channel, ChannelConfig, ChannelId, CHANNEL_MEM, MAPPED},
+    channel::{Channel, ChannelConfig, ChannelId, Slot, CHANNEL_MEM, MAPPED},
     fault::{Fault, FaultAccess},
     gpu::Gpu,
     kapi::{errno, time, workqueue::flush_work},
@@ -227,13 +227,15 @@ impl Svm {
 
     /// Makes a channel; returns its handle.
     pub(crate) fn channel_alloc(self: &Arc<Self>, config: ChannelConfig) -> Result<u32> {
-        let channel = self.gpu.insert_channel(|id| {
-            let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
-            let va = self.unmanaged.start + id.index() as u64 * CHANNEL_MEM;
-            let channel = Channel::new(id, self, va, config)?;
-            channel.start(mem).inspect_err(|_| channel.release())?;
-            Ok(channel)
-        })?;
+        self.gpu.check_usable()?;
+        let slot = Slot::take(config.engine, self)?;
+        let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
+        let va = self.unmanaged.start + slot.id.index() as u64 * CHANNEL_MEM;
+        let channel = Channel::new(slot, self, va, config)?;
+        channel
+            .start(mem)
+            .and_then(|()| self.gpu.insert_channel(&channel))
+            .inspect_err(|_| channel.release())?;
         Ok(channel.id().get())
     }
 

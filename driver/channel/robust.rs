@@ -12,13 +12,21 @@ use crate::{
         fence::Signalling,
         time, //
     },
+    regs::{
+        Engine,
+        NV_PFIFO_ENGINE_STATUS, //
+    },
     svm::{
         FaultReport,
         Reason,
         ReportAccess, //
     },
 };
-use kernel::{prelude::*, sync::atomic::Relaxed};
+use kernel::{
+    io::register::Array,
+    prelude::*,
+    sync::atomic::Relaxed, //
+};
 
 /// What CHANNEL_QUERY tells.
 #[derive(Clone, Copy, Default)]
@@ -101,11 +109,21 @@ impl Channel {
         // CAST: The low half, as the semaphore has it.
         ring.restart(self.timeline.last() as u32)?;
         ring.write_instance_block(&self.gpu, self.inst.offset(), self.svm.pdb())?;
-        self.start_hardware(ring.userd())?;
+        let userd = ring.userd();
+        self.start_hardware(userd).inspect_err(|_| {
+            // The channel stays stopped.
+            let _ = self.stop_hardware();
+        })?;
+        self.alive_since.store(self.gpu.ptimer_ns(), Relaxed);
         state.error = None;
         state.notifier.stopped = None;
         state.notifier.resets = state.notifier.resets.saturating_add(1);
         Ok(())
+    }
+
+    /// When the channel was last reset, on the device's clock; faults from before are not its own any more.
+    pub(crate) fn alive_since(&self) -> u64 {
+        self.alive_since.load(Relaxed)
     }
 
     /// The channel has got on: its time-out begins anew.
@@ -134,7 +152,9 @@ impl Channel {
 
     /// Whether the engine works for the channel: copy engines serve one at a time, and waiting for another's work is no hang.
     fn has_engine(&self) -> bool {
-        true
+        let status = NV_PFIFO_ENGINE_STATUS::try_at(self.engine as usize);
+        let has = |status: NV_PFIFO_ENGINE_STATUS| status.id().get() == self.id.get();
+        self.engine == Engine::Compute || status.is_some_and(|at| has(self.gpu.bar0.read(at)))
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     channel::{
         ChannelConfig,
+        EngineKind,
         Exec,
         PUSHES_MAX,
         PUSH_MAX,
@@ -40,11 +41,17 @@ impl MirageFile {
         args: &mut raw::drm_mirage_channel_alloc,
         file: &File,
     ) -> Result<u32> {
-        require_zero(&[args.flags, args.engine])?;
+        require_zero(&[args.flags])?;
         if args.timeout_ms > TIMEOUT_MAX_MS {
             return Err(EINVAL);
         }
+        let engine = match args.engine {
+            raw::drm_mirage_engine_DRM_MIRAGE_ENGINE_COMPUTE => EngineKind::Compute,
+            raw::drm_mirage_engine_DRM_MIRAGE_ENGINE_COPY => EngineKind::Copy,
+            _ => return Err(EINVAL),
+        };
         let config = ChannelConfig {
+            engine,
             timeout_ms: args.timeout_ms,
         };
         args.channel = file.inner().svm()?.channel_alloc(config)?;
