@@ -65,7 +65,10 @@ fn a_quiet_process_makes_progress_beside_a_fault_storm() -> Result<()> {
 /// served meanwhile.
 fn distinct_blocks_of_one_process_are_served_side_by_side() -> Result<()> {
     let mirror = Mirror::new()?;
-    let (contended, other) = (Region::huge_aligned(2 << 20)?, Region::huge_aligned(2 << 20)?);
+    let (contended, other) = (
+        Region::huge_aligned(2 << 20)?,
+        Region::huge_aligned(2 << 20)?,
+    );
     let (one, two) = (mirror.svm.channel()?, mirror.svm.channel()?);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

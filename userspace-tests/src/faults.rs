@@ -24,7 +24,6 @@ guest_tests![
     a_bad_pointer_is_reported_with_address_access_and_reason,
     addresses_that_no_process_has_are_refused,
     where_the_driver_has_nothing_its_range_is_refused,
-    a_process_that_overwrites_its_rings_harms_nobody_else,
     a_bad_pointer_stops_its_channel_and_no_other,
     work_behind_a_bad_pointer_is_abandoned,
     a_report_tells_when_it_happened,
@@ -119,33 +118,6 @@ fn where_the_driver_has_nothing_its_range_is_refused() -> Result<()> {
     let last = GpuPtr::new(start + size - PAGE as u64);
     let report = mirror.refused(Store::new(last.into(), 1_u64), lanes(1))?;
     ensure_report(&report, last, Access::Write, Reason::Unmanaged)
-}
-
-/// The rings of a process are mapped in its own GPU address space; writing there harms nobody but itself.
-fn a_process_that_overwrites_its_rings_harms_nobody_else() -> Result<()> {
-    let witness = Mirror::new()?;
-    let child = fork(|| {
-        let mirror = Mirror::new()?;
-        let (start, size) = mirror.svm.unmanaged();
-        let channels = (0..4)
-            .map(|_| mirror.svm.channel())
-            .collect::<mirage::Result<Vec<_>>>()?;
-        for channel in channels.iter().chain([&mirror.channel]) {
-            let garbage = Fill::new(
-                GpuPtr::new(start).into(),
-                0xdead_beef_dead_beef_u64,
-                size.min(1 << 20),
-            );
-            // It may be refused, stopped, or believe anything about when it ends.
-            let _ = channel
-                .launch(garbage, lanes(1))
-                .map(|job| job.wait(Duration::from_millis(300)));
-        }
-        Ok(())
-    })?;
-    child.join()?;
-    still_works(&witness)?;
-    still_works(&Mirror::new()?)
 }
 
 fn a_bad_pointer_stops_its_channel_and_no_other() -> Result<()> {

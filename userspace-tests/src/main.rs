@@ -10,6 +10,7 @@ use regex_lite::Regex;
 
 mod arguments;
 mod channels;
+mod copy;
 mod cow;
 mod device;
 mod exec;
@@ -23,9 +24,11 @@ mod ioctls;
 mod leaves;
 mod memory;
 mod operations;
+mod permission;
 mod process;
 mod region;
 mod remap;
+mod robust;
 mod samples;
 mod submit;
 mod sync;
@@ -44,6 +47,9 @@ const ALL: &[&[Test]] = &[
     leaves::TESTS,
     channels::TESTS,
     sync::TESTS,
+    robust::TESTS,
+    permission::TESTS,
+    copy::TESTS,
     faults::TESTS,
     fairness::TESTS,
     process::TESTS,
