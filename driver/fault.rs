@@ -86,6 +86,15 @@ enum Kind {
     Replayable = 1,
 }
 
+/// Accesses that may wait though no fault was handed out for them.
+#[derive(Default)]
+struct Drained {
+    /// Their packets did not fit.
+    overflow: bool,
+    /// Their packets made no sense.
+    dropped: bool,
+}
+
 struct FaultBuffer {
     kind: Kind,
     mem: CoherentBuf,
@@ -136,10 +145,11 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
     };
     // Channels whose packets are lost here the watchdog finds.
     buffers.non_replayable.drain(gpu, &mut queue);
-    let unserved = buffers.replayable.drain(gpu, &mut queue);
+    let drained = buffers.replayable.drain(gpu, &mut queue);
     touched.iter().for_each(Svm::start_service);
-    if !replay_comes && unserved {
-        // Nobody else will replay; without it accesses whose packets were lost would stall for ever.
+    // Without a replay, accesses whose packets were lost would stall for ever. A service that runs already may replay before an
+    // overflow is cleared, and then nothing new is written.
+    if drained.overflow || drained.dropped && !replay_comes {
         let _ = gpu.tlb.lock().replay(None);
     }
 }
@@ -194,22 +204,22 @@ impl FaultBuffer {
         })
     }
 
-    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet. Returns whether there are
-    /// accesses that wait and that no fault was handed out for: after an overflow, and when a packet made no sense.
-    fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) -> bool {
+    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet.
+    fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) -> Drained {
+        let mut drained = Drained::default();
         let Some(location) = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(self.kind as usize) else {
-            return false;
+            return drained;
         };
         let put = gpu.bar0.read(location);
         let target = put.ptr().get();
         if put.into_raw() == u32::MAX {
-            return false;
+            return drained;
         }
         if target >= self.entries {
             gpu.counters.stale_faults.inc();
-            return false;
+            return drained;
         }
-        let mut unserved = put.overflow();
+        drained.overflow = put.overflow();
         for _ in 0..BATCH {
             if self.get == target {
                 break;
@@ -223,7 +233,7 @@ impl FaultBuffer {
                 Some(fault) => f(fault),
                 None => {
                     gpu.counters.stale_faults.inc();
-                    unserved = true;
+                    drained.dropped = true;
                 }
             }
             self.incomplete = None;
@@ -231,7 +241,7 @@ impl FaultBuffer {
             self.get = (self.get + 1) % self.entries;
         }
         self.write_get(gpu, put);
-        unserved
+        drained
     }
 
     /// Reads the packet at GET once it is complete, and clears its VALID for the next round.

@@ -28,6 +28,9 @@ use kernel::{
     sync::atomic::Relaxed, //
 };
 
+/// Time without getting on after which accesses may wait whose packets were lost.
+const STALLED_NS: u64 = 1_000_000_000;
+
 /// What CHANNEL_QUERY tells.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Notifier {
@@ -131,8 +134,9 @@ impl Channel {
         self.progress_at.store(time::monotonic_ns(), Relaxed);
     }
 
-    /// Ends the channel if its work has not got on for too long. To be called from time to time.
-    pub(crate) fn check_timeout(&self) {
+    /// Ends the channel if its work has not got on for too long. To be called from time to time. Returns whether it has not got on for
+    /// a while.
+    pub(crate) fn check_timeout(&self) -> bool {
         self.complete();
         let busy = self
             .state
@@ -141,13 +145,15 @@ impl Channel {
             .as_ref()
             .is_some_and(|ring| !ring.is_idle());
         if !busy || !self.has_engine() {
-            return self.note_progress();
+            self.note_progress();
+            return false;
         }
         // The work may have finished since; then the channel ends nonetheless, like one whose work finishes a moment too late.
         let idle = time::monotonic_ns().saturating_sub(self.progress_at.load(Relaxed));
         if idle > self.timeout_ns {
             self.fail_without_access(0, Reason::Timeout);
         }
+        idle > STALLED_NS
     }
 
     /// Whether the engine works for the channel: copy engines serve one at a time, and waiting for another's work is no hang.

@@ -49,12 +49,16 @@ impl Gpu {
                 self.handle_interrupt(tree);
             }
         }
-        let mut channels = false;
+        let (mut channels, mut stalled) = (false, false);
         self.each_channel(|channel| {
             channels = true;
-            channel.check_timeout();
+            stalled |= channel.check_timeout();
             channel.resume_if_forgotten();
         });
+        if stalled {
+            // A device that does not take it is found by the time-outs.
+            let _ = self.tlb.lock().replay(None);
+        }
         channels
     }
 
