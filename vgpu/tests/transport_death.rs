@@ -25,12 +25,15 @@ const DEVICE_CONTROL: u64 = 0x48;
 const FUNCTION_RESET: u16 = 1 << 15;
 const CHANNEL_INST: u64 = 0x80_0000;
 const CHANNEL: u64 = 0x80_0004;
+const RUNLIST_BASE: u64 = 0x2270;
+const RUNLIST: u64 = 0x2274;
 const DOORBELL: u64 = 0x81_0090;
 const REPLAY_BUFFER_PUT: u64 = 0x100e44;
 const BUSY: u32 = 1 << 28;
 
 const INSTANCE: u64 = 0x2_0000;
 const USERD: u64 = 0x2_1000;
+const LIST: u64 = 0x2_2000;
 const RING: u64 = 0x1_0000;
 const PUSH: u64 = 0x1_1000;
 const SEMAPHORE: u64 = 0x1_2000;
@@ -149,6 +152,10 @@ fn start_work(client: &mut Client) {
     put(RING, PUSH | ((words.len() as u64 / 4) << 42));
     vram.write_all_at(&1u32.to_le_bytes(), USERD + 0x8c)
         .unwrap();
+    // A group of one channel, and channel 0.
+    put(LIST, 1 | (1 << 32));
+    write(client, RUNLIST_BASE, (LIST >> 12) as u32);
+    write(client, RUNLIST, 2);
     // The replayable fault buffer.
     write(client, 0x100e38, 0x3_0000 | 1);
     write(client, 0x100e48, (1 << 31) | 64);

@@ -46,7 +46,7 @@ pub(super) struct State {
 impl State {
     /// Whether engines may work for the channel.
     pub(super) fn is_scheduled(&self) -> bool {
-        self.enabled && (self.place.is_some() || self.last_place.is_none())
+        self.enabled && self.place.is_some()
     }
 
     /// Whether methods are executed.

@@ -393,6 +393,7 @@ fn reset_ends_whatever_runs_and_leaves_power_on_state() {
         rig.set_up_buffers();
         std::thread::sleep(Duration::from_millis(5));
         assert_eq!(rig.gpu.counters()["accesses"], before);
+        rig.submit_runlist(0, &[(0, &[0])]);
         channels[0].bind();
         channels[0].enable();
         channels[0].wait(channels[0].fence());

@@ -2,6 +2,7 @@
 //! A device with a driver of a few lines: page tables, channels, fault service. Layouts are spelled out again here, from the
 //! manuals, so that a mistake of the device does not hide behind its own constants.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -99,6 +100,8 @@ pub(crate) struct Rig {
     free: Mutex<u64>,
     root: PhysAddr,
     buffers: [PhysAddr; 2],
+    /// Channels of runlist 0.
+    listed: Mutex<BTreeSet<u32>>,
 }
 
 impl Rig {
@@ -118,6 +121,7 @@ impl Rig {
             sink,
             root: vid(PAGE),
             free: Mutex::new(2 * PAGE),
+            listed: Mutex::default(),
             buffers: [vid(VRAM - (256 << 10)), vid(VRAM - (128 << 10))],
         };
         rig.set_up_buffers();
@@ -271,6 +275,19 @@ impl Rig {
 
     /// Submits a runlist of TSGs, each with its id and channels.
     pub(crate) fn submit_runlist(&self, runlist: u32, groups: &[(u32, &[u32])]) {
+        {
+            let mut listed = self.listed.lock().unwrap();
+            if runlist == 0 {
+                listed.clear();
+            }
+            for id in groups.iter().flat_map(|(_, channels)| *channels) {
+                if runlist == 0 {
+                    listed.insert(*id);
+                } else {
+                    listed.remove(id);
+                }
+            }
+        }
         let (base, bytes) = self.runlist_memory();
         self.write_runlist(runlist, base.offset(bytes * u64::from(runlist)), groups);
     }
@@ -310,7 +327,7 @@ impl Rig {
         bytes
     }
 
-    /// A channel, bound and enabled.
+    /// A channel, bound, enabled and in runlist 0.
     pub(crate) fn channel(&self, id: u32) -> Channel<'_> {
         let rings = RINGS + u64::from(id) * (1 << 20);
         let ring = self.map(rings, PAGE);
@@ -350,7 +367,17 @@ impl Rig {
         };
         channel.bind();
         channel.enable();
+        self.list(id);
         channel
+    }
+
+    /// Adds a channel to runlist 0, in a TSG of its own.
+    fn list(&self, id: u32) {
+        let mut ids = self.listed.lock().unwrap().clone();
+        ids.insert(id);
+        let groups: Vec<[u32; 1]> = ids.into_iter().map(|id| [id]).collect();
+        let groups: Vec<(u32, &[u32])> = groups.iter().map(|id| (id[0], &id[..])).collect();
+        self.submit_runlist(0, &groups);
     }
 }
 

@@ -164,8 +164,14 @@ fn enabling_again_without_a_switch_drops_nothing() {
 fn a_channel_runs_only_while_a_runlist_has_it() {
     let rig = Rig::new();
     let channel = rig.channel(3);
+    rig.gpu.reset();
+    channel.bind();
+    channel.enable();
+    let serial = channel.fence();
+    std::thread::sleep(Duration::from_millis(5));
+    assert!(!channel.is_past(serial), "no runlist ever had it");
     rig.submit_runlist(0, &[(7, &[3])]);
-    channel.wait(channel.fence());
+    channel.wait(serial);
     rig.submit_runlist(0, &[]);
     let serial = channel.fence();
     std::thread::sleep(Duration::from_millis(5));
@@ -324,6 +330,7 @@ fn an_engine_that_is_reset_loses_its_work_and_stays_idle_until_it_is_enabled() {
     idle.enable();
     assert_eq!(idle.control(), 0, "a register of a unit in reset");
     rig.write(PMC_ENABLE, all);
+    rig.submit_runlist(0, &[(0, &[0])]);
     lost.bind();
     lost.enable();
     lost.wait(lost.fence());
