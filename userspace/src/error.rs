@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::channel::Engine;
+
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +35,7 @@ pub enum Error {
         size: u64,
     },
     /// An ioctl of the driver failed.
-    #[error("{ioctl} failed: {errno}{}", hint(*errno))]
+    #[error("{ioctl} failed: {errno}{}", hint(ioctl, *errno))]
     Ioctl {
         /// Name of the ioctl, as in `uapi/mirage_drm.h`.
         ioctl: &'static str,
@@ -48,12 +50,12 @@ pub enum Error {
         "the GPU did not finish within {0:?}; wait again, or drop the channel to abandon the work"
     )]
     Timeout(Duration),
-    /// The work was abandoned because its channel was stopped.
+    /// The work was abandoned because its channel was stopped, or is gone.
     #[error(
-        "the channel was stopped ({errno}) and its work abandoned; Svm::fault_report says why"
+        "the work was abandoned: {errno}{}", stop_hint(*errno)
     )]
     Stopped {
-        /// Error of the fence: EIO for a bad access or method, ECANCELED for a channel that was freed.
+        /// Error of the fence: EIO for a channel that was stopped, ECANCELED for one that was freed, ENODEV for a device that is gone.
         errno: Errno,
     },
     /// A launch with a parameter that the device would refuse.
@@ -68,6 +70,40 @@ pub enum Error {
         /// Largest allowed value.
         max: u64,
     },
+    /// An address that the device would refuse.
+    #[error("{what} is at {addr:#x}, but must be aligned to {align} bytes")]
+    Alignment {
+        /// What lies there.
+        what: &'static str,
+        /// Its address.
+        addr: u64,
+        /// What the address must be a multiple of.
+        align: u64,
+    },
+    /// An operation of one engine for a channel of another.
+    #[error("this channel is for the {engine} engine, but the operation is for the {needed} engine: make another channel for it, with Svm::{}", constructor(*needed))]
+    WrongEngine {
+        /// The channel's, or the push buffer's.
+        engine: Engine,
+        /// The operation's.
+        needed: Engine,
+    },
+    /// A syncobj of another open file.
+    #[error("the syncobj belongs to another open file: share it with Syncobj::export and Gpu::import_syncobj")]
+    OtherGpu,
+    /// A prefetch that could not have all pages.
+    #[error("prefetched {done} pages, but not the one at {addr:#x}: {errno}{}", prefetch_hint(*errno))]
+    Prefetch {
+        /// Pages from the start of the range that the GPU maps as asked.
+        done: u64,
+        /// Address of the page behind them.
+        addr: u64,
+        /// Why not.
+        errno: Errno,
+    },
+    /// Fault reports could not be read.
+    #[error("cannot read fault reports: {0}. Does the file belong to this process?")]
+    Events(std::io::Error),
     /// The counters could not be read.
     #[error("cannot read the driver's counters in {}: {source}. They need root and debugfs (mount -t debugfs none /sys/kernel/debug)", path.display())]
     Counters {
@@ -89,8 +125,11 @@ impl Error {
     /// The errno behind it, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Error::Ioctl { errno, .. } | Error::Stopped { errno } => Some(*errno),
+            Error::Ioctl { errno, .. }
+            | Error::Stopped { errno }
+            | Error::Prefetch { errno, .. } => Some(*errno),
             Error::Syncobj(source)
+            | Error::Events(source)
             | Error::Open { source, .. }
             | Error::Counters { source, .. } => source.raw_os_error().map(Errno::from_raw),
             _ => None,
@@ -98,13 +137,80 @@ impl Error {
     }
 }
 
-fn hint(errno: Errno) -> &'static str {
-    match errno {
-        Errno::ENODEV => " (the device is gone: open it again)",
-        Errno::EIO => " (the channel was stopped: Svm::fault_report says why; make a new channel)",
-        Errno::ENOSPC => " (all channels are taken: free one)",
-        Errno::EPERM => " (the file belongs to another process: open one here)",
-        Errno::EBUSY => " (this file mirrors an address space already)",
+/// What to do about the error of an ioctl.
+fn hint(ioctl: &str, errno: Errno) -> &'static str {
+    match (ioctl, errno) {
+        (_, Errno::ENODEV) => " (the device is gone: open it again)",
+        (_, Errno::EPERM) => " (the file belongs to another process: open one here)",
+        ("EXEC", Errno::EIO) => {
+            " (the channel was stopped: Channel::state says why, Channel::reset makes it usable again)"
+        }
+        ("EXEC", Errno::EINVAL) => {
+            " (more than Gpu::limits allows, a timeline point that is not above the last one, or a wait for work that is not submitted yet)"
+        }
+        ("EXEC", Errno::ENOENT) => " (the channel or a syncobj is gone)",
+        ("SVM_INIT", Errno::EBUSY) => " (this file mirrors an address space already: open the GPU again)",
+        ("CHANNEL_ALLOC", Errno::ENOSPC) => {
+            " (all channels of the device or of this file are taken, see Gpu::limits: free one)"
+        }
+        ("CHANNEL_ALLOC", Errno::EINVAL) => " (the time-out is longer than Gpu::limits allows)",
+        ("SVM_QUERY", Errno::EINVAL) => " (no process has such addresses)",
         _ => "",
+    }
+}
+
+fn stop_hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EIO => " (the channel was stopped: Svm::fault_report and Channel::state say why)",
+        Errno::ECANCELED => " (its channel was freed)",
+        Errno::ENODEV => " (the device is gone: open it again)",
+        _ => "",
+    }
+}
+
+fn prefetch_hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EFAULT => " (nothing is mapped there, or not for that access)",
+        Errno::EAGAIN => " (the memory changed all the time: try again)",
+        Errno::EINVAL => " (the range left to the driver, or an address that no process has)",
+        _ => "",
+    }
+}
+
+fn constructor(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Compute => "channel",
+        Engine::Copy => "copy_channel",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let text = Error::Ioctl {
+            ioctl: "EXEC",
+            errno: Errno::EIO,
+        }
+        .to_string();
+        assert!(text.contains("Channel::reset"), "{text}");
+        let text = Error::WrongEngine {
+            engine: Engine::Compute,
+            needed: Engine::Copy,
+        }
+        .to_string();
+        assert!(text.ends_with("Svm::copy_channel"), "{text}");
+        let text = Error::Prefetch {
+            done: 3,
+            addr: 0x3000,
+            errno: Errno::EFAULT,
+        }
+        .to_string();
+        assert!(
+            text.starts_with("prefetched 3 pages, but not the one at 0x3000: EFAULT"),
+            "{text}"
+        );
     }
 }

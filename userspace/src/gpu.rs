@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,27 +10,14 @@ use drm::Device as _;
 
 use crate::counters::Counters;
 use crate::error::{Error, Result};
+use crate::limits::{Features, Limits};
+use crate::node::Node;
 use crate::svm::Svm;
-use crate::sys;
-use crate::uapi::{Getparam, Param};
+use crate::sync::{Syncobj, Timeline};
+use crate::uapi::Param;
 
 /// What DRM_IOCTL_VERSION says for Mirage.
 const DRIVER_NAME: &str = "mirage";
-
-/// An open render node.
-#[derive(Debug)]
-pub(crate) struct Node {
-    file: File,
-}
-
-impl AsFd for Node {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl drm::Device for Node {}
-impl drm::control::Device for Node {}
 
 /// A Mirage GPU: its render node, open.
 #[derive(Debug)]
@@ -61,12 +46,10 @@ impl Gpu {
     ///
     /// Errors: [`Error::NoDevice`] if the node belongs to another driver, [`Error::Open`] if it may not be opened.
     pub fn open_path(path: &Path) -> Result<Self> {
-        let open = OpenOptions::new().read(true).write(true).open(path);
-        let file = open.map_err(|source| Error::Open {
+        let node = Node::open(path).map_err(|source| Error::Open {
             path: path.to_owned(),
             source,
         })?;
-        let node = Node { file };
         match node.get_driver() {
             Ok(driver) if driver.name() == DRIVER_NAME => Ok(Gpu {
                 path: path.to_owned(),
@@ -83,19 +66,45 @@ impl Gpu {
 
     /// Asks for a parameter of the device.
     pub fn param(&self, param: Param) -> Result<u64> {
-        let mut args = Getparam {
-            param: param as u64,
-            value: 0,
-        };
-        sys::getparam(self.node.as_fd(), &mut args).map_err(Error::ioctl("GETPARAM"))?;
-        Ok(args.value)
+        self.node.param(param)
+    }
+
+    /// How much there may be of everything.
+    pub fn limits(&self) -> Result<Limits> {
+        Limits::of(&self.node)
+    }
+
+    /// What the driver can do beyond the first version of the interface.
+    pub fn features(&self) -> Result<Features> {
+        Features::of(&self.node)
+    }
+
+    /// Makes a binary syncobj, for submissions on this GPU.
+    pub fn syncobj(&self) -> Result<Syncobj> {
+        Syncobj::new(&self.node)
+    }
+
+    /// Makes a timeline, for submissions on this GPU.
+    pub fn timeline(&self) -> Result<Timeline> {
+        Timeline::new(&self.node)
+    }
+
+    /// The syncobj behind a file descriptor from [`Syncobj::export`], of another process, another open file or another DRM device.
+    pub fn import_syncobj(&self, fd: BorrowedFd<'_>) -> Result<Syncobj> {
+        Syncobj::import(&self.node, fd)
+    }
+
+    /// The timeline behind a file descriptor from [`Timeline::export`], of another process, another open file or another DRM
+    /// device.
+    pub fn import_timeline(&self, fd: BorrowedFd<'_>) -> Result<Timeline> {
+        Timeline::import(&self.node, fd)
     }
 
     /// The driver's counters at this moment, of all files of the device.
     ///
     /// Errors: [`Error::Counters`], mostly because they need root.
     pub fn counters(&self) -> Result<Counters> {
-        Counters::read(&self.debugfs())
+        Counters::read(&self.debugfs().join(DRIVER_NAME))
     }
 
     /// Mirrors this process: from here on its pointers are valid on the GPU.
@@ -123,14 +132,17 @@ impl Gpu {
         &self.node
     }
 
-    fn debugfs(&self) -> PathBuf {
-        let minor = self
-            .node
-            .file
-            .metadata()
-            .map(|node| nix::sys::stat::minor(node.rdev()))
-            .unwrap_or_default();
-        PathBuf::from(format!("/sys/kernel/debug/dri/{minor}/mirage"))
+    /// Folder of the device in debugfs.
+    pub fn debugfs(&self) -> PathBuf {
+        let (_, minor) = self.node.device_number();
+        PathBuf::from(format!("/sys/kernel/debug/dri/{minor}"))
+    }
+
+    /// Address on the PCI bus, as in `0000:01:00.0`; `None` if sysfs does not tell.
+    pub fn pci_address(&self) -> Option<String> {
+        let (major, minor) = self.node.device_number();
+        let device = std::fs::read_link(format!("/sys/dev/char/{major}:{minor}/device")).ok()?;
+        Some(device.file_name()?.to_str()?.to_owned())
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) enum OpCode {
     AtomicExchange,
     AtomicCas,
     Chase,
+    Prefetch,
 }
 
 /// The addresses of a launch.
@@ -162,7 +163,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Atomic, Chase, Chased, Compare, CopyBytes, Error, Fill, GpuPtr, Load, Operation, Store,
+        Announce, Atomic, Chase, Chased, Compare, CopyBytes, Error, Fill, GpuPtr, Load, Operation,
+        Store,
     };
 
     // LAUNCH words below: 3:0 operation, 9:8 log2 of the element's bytes, 12 results, 13 plus lane.
@@ -258,6 +260,15 @@ mod tests {
             (77, 8, 24, 3, 24)
         );
         assert_eq!(m[&0x300], 0x1309);
+    }
+
+    #[test]
+    fn an_announcement_sends_address_and_stride_only() {
+        let m = methods(&Announce::new(B), 7);
+        assert_eq!(
+            (m[&0x204], m[&0x230], m[&0x23c], m[&0x300]),
+            (0x10, 4096, 7, 10)
+        );
     }
 
     #[test]

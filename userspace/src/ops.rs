@@ -346,6 +346,27 @@ impl Operation for Chase {
     }
 }
 
+/// Lane i announces that `at + i * stride` is going to be used, without waiting for it
+///
+/// A hint: the device may ignore it, and drops what it cannot have.
+#[derive(Clone, Copy, Debug)]
+pub struct Announce {
+    at: Strided,
+}
+
+impl Announce {
+    /// Announces one address per lane.
+    pub fn new(at: Strided) -> Self {
+        Announce { at }
+    }
+}
+
+impl Operation for Announce {
+    fn launch(&self, lanes: Lanes) -> Result<Launch> {
+        Ok(Launch::new::<u8>(OpCode::Prefetch, lanes)?.address(Address::A, self.at))
+    }
+}
+
 /// The bytes of results of a chase lie where the device writes them.
 const _: () = assert!(
     offset_of!(Chased, sum) == 8 && offset_of!(Chased, last) == 16 && size_of::<Chased>() == 24

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Push buffers: method headers and their data, as the manual `dev_pbdma` has them.
 
-use crate::error::Result;
+use crate::channel::Engine;
+use crate::copy;
+use crate::error::{Error, Result};
 use crate::ops::{Lanes, Operation};
 
 /// Subchannel of the compute class, by convention.
 pub const COMPUTE: Subchannel = Subchannel(1);
+/// Subchannel of the copy class, by convention.
+pub const COPY: Subchannel = Subchannel(4);
 
 /// One of the eight objects of a channel that methods can go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +30,12 @@ const COUNT_MAX: usize = (1 << 13) - 1;
 /// First method of a class: binds the class to the subchannel.
 const SET_OBJECT: u16 = 0;
 
-/// Words for [`Channel::submit`](crate::Channel::submit).
+/// Words for [`Channel::submit`](crate::Channel::submit) and [`Submission::push`](crate::Submission::push).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PushBuffer {
     words: Vec<u32>,
+    /// Whose class it binds; operations of others are refused.
+    engine: Option<Engine>,
 }
 
 impl PushBuffer {
@@ -38,19 +44,54 @@ impl PushBuffer {
         Self::default()
     }
 
-    /// A push buffer that starts by binding the class `class` to [`COMPUTE`].
+    /// A push buffer for compute channels, which starts by binding the class `class` to [`COMPUTE`].
     pub fn for_class(class: u32) -> Self {
-        let mut push = PushBuffer::new();
-        push.methods(COMPUTE, SET_OBJECT, &[class]);
+        Self::for_engine(Engine::Compute, class)
+    }
+
+    /// A push buffer for copy channels, which starts by binding the class `class` to [`COPY`].
+    pub fn for_copy_class(class: u32) -> Self {
+        Self::for_engine(Engine::Copy, class)
+    }
+
+    pub(crate) fn for_engine(engine: Engine, class: u32) -> Self {
+        let mut push = PushBuffer {
+            words: Vec::new(),
+            engine: Some(engine),
+        };
+        let subchannel = match engine {
+            Engine::Compute => COMPUTE,
+            Engine::Copy => COPY,
+        };
+        push.methods(subchannel, SET_OBJECT, &[class]);
         push
     }
 
-    /// Appends an operation over `lanes` lanes.
+    /// Appends an operation over `lanes` lanes of the compute engine.
     ///
-    /// Errors: [`Error::Range`](crate::Error::Range) for a parameter that the device would refuse.
+    /// Errors: [`Error::Range`] for a parameter that the device would refuse; [`Error::WrongEngine`] in a push buffer for
+    /// copy channels.
     pub fn launch(&mut self, operation: &impl Operation, lanes: Lanes) -> Result<&mut Self> {
+        self.must_be_for(Engine::Compute)?;
         operation.launch(lanes)?.encode(self);
         Ok(self)
+    }
+
+    /// Appends an operation of a copy engine.
+    ///
+    /// Errors: [`Error::Range`] or [`Error::Alignment`] for a parameter that the device would refuse; [`Error::WrongEngine`] in a push
+    /// buffer for compute channels.
+    pub fn run(&mut self, operation: &impl copy::Operation) -> Result<&mut Self> {
+        self.must_be_for(Engine::Copy)?;
+        operation.command()?.encode(self);
+        Ok(self)
+    }
+
+    fn must_be_for(&self, needed: Engine) -> Result<()> {
+        match self.engine {
+            Some(engine) if engine != needed => Err(Error::WrongEngine { engine, needed }),
+            _ => Ok(()),
+        }
     }
 
     /// Appends data for consecutive methods, beginning with the byte offset `first`.
@@ -118,8 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn binding_a_class_is_method_zero_of_the_compute_subchannel() {
+    fn binding_a_class_is_method_zero_of_its_subchannel() {
         assert_eq!(PushBuffer::for_class(0xfec0).words(), [0x2001_2000, 0xfec0]);
+        let copy = PushBuffer::for_copy_class(0xc3b5);
+        assert_eq!(copy.words(), [0x2001_8000, 0xc3b5]);
     }
 
     #[test]

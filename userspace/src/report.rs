@@ -6,56 +6,113 @@ use std::time::Duration;
 
 use crate::uapi;
 
-/// What the GPU tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Access {
-    /// A read.
-    Read,
-    /// A write.
-    Write,
-    /// An atomic.
-    Atomic,
-    /// No memory access: the channel was stopped by something else.
-    None,
-    /// A value that this version of the library does not know.
-    Unknown(u32),
+/// Defines an enum of the header: its numbers, its names there in lower case, and how a person would say it.
+macro_rules! named {
+    ($(#[$doc:meta])* $type:ident { $($(#[$item_doc:meta])* $item:ident = $number:literal, $name:literal, $sentence:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $type {
+            $($(#[$item_doc])* $item,)*
+            /// A value that this version of the library does not know.
+            Unknown(u32),
+        }
+
+        impl $type {
+            /// The name in the C header, in lower case and without its prefix.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($type::$item => $name,)*
+                    $type::Unknown(_) => "unknown",
+                }
+            }
+
+            /// The value with that [`name`](Self::name).
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some($type::$item),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl From<u32> for $type {
+            fn from(number: u32) -> Self {
+                match number {
+                    $($number => $type::$item,)*
+                    other => $type::Unknown(other),
+                }
+            }
+        }
+
+        impl From<$type> for u32 {
+            fn from(value: $type) -> Self {
+                match value {
+                    $($type::$item => $number,)*
+                    $type::Unknown(other) => other,
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $($type::$item => f.write_str($sentence),)*
+                    $type::Unknown(value) => write!(f, "unknown value {value}"),
+                }
+            }
+        }
+    };
 }
 
-/// Why a channel was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// Nothing is mapped at the address.
-    NoVma,
-    /// The mapping does not allow the access, or the kernel does not let devices in.
-    Permission,
-    /// Where the CPU would get SIGBUS: past the end of a file, a memory error.
-    Bus,
-    /// The address is in the range left to the driver, or above what the GPU can address.
-    Unmanaged,
-    /// No memory to serve the fault, even after retries.
-    OutOfMemory,
-    /// The process is exiting.
-    Exited,
-    /// The push buffer has a method that is unknown, privileged or has bad data.
-    Method,
-    /// The device reported something that the driver does not understand, or hangs.
-    Device,
-    /// The work did not end in the time that the channel allows.
-    Timeout,
-    /// The device was reset.
-    Reset,
-    /// A value that this version of the library does not know.
-    Unknown(u32),
+named! {
+    /// What the GPU tried.
+    Access {
+        /// A read.
+        Read = 0, "read", "read";
+        /// A write.
+        Write = 1, "write", "write";
+        /// An atomic.
+        Atomic = 2, "atomic", "atomic";
+        /// No memory access: the channel was stopped by something else.
+        None = 3, "none", "no access";
+    }
+}
+
+named! {
+    /// Why a channel was stopped.
+    Reason {
+        /// Nothing is mapped at the address.
+        NoVma = 1, "no_vma", "nothing is mapped there";
+        /// The mapping does not allow the access, or the kernel does not let devices in.
+        Permission = 2, "permission", "the mapping does not allow it";
+        /// Where the CPU would get SIGBUS: past the end of a file, a memory error.
+        Bus = 3, "bus", "past the end of a file, or a memory error";
+        /// The address is in the range left to the driver, or above what the GPU can address.
+        Unmanaged = 4, "unmanaged", "the GPU cannot mirror that address";
+        /// No memory to serve the fault, even after retries.
+        OutOfMemory = 5, "out_of_memory", "no memory to serve the fault";
+        /// The process is exiting.
+        Exited = 6, "exited", "the process is exiting";
+        /// The push buffer has a method that is unknown, privileged or has bad data.
+        Method = 7, "method", "bad method in the push buffer";
+        /// The device reported something that the driver does not understand, or hangs.
+        Device = 8, "device", "the device failed";
+        /// The work did not end in the time that the channel allows.
+        Timeout = 9, "timeout", "its work did not end in time";
+        /// The device was reset.
+        Reset = 10, "reset", "the device was reset";
+    }
 }
 
 /// Why a channel was stopped, and by which access.
+///
+/// Its `Display` is a sentence: `channel 3: write of 0xdead0000: nothing is mapped there`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultReport {
     /// Address of the access, down to its 4 KiB page; the method, if the reason is [`Reason::Method`].
     pub addr: u64,
-    /// When the driver reported it, by CLOCK_MONOTONIC.
+    /// When the driver stopped the channel, by CLOCK_MONOTONIC.
     pub timestamp: Duration,
     /// [`Channel::handle`](crate::Channel::handle) of the channel.
     pub channel: u32,
@@ -63,36 +120,22 @@ pub struct FaultReport {
     pub access: Access,
     /// Why it was refused.
     pub reason: Reason,
+    /// Batch of faults that it was served in, as trace events number them; 0 if it was not a fault.
+    pub batch: u64,
     /// Reports that were lost between the one before and this one, for want of room.
     pub dropped: u32,
 }
 
-impl From<u32> for Access {
-    fn from(access: u32) -> Self {
-        match access {
-            0 => Access::Read,
-            1 => Access::Write,
-            2 => Access::Atomic,
-            3 => Access::None,
-            other => Access::Unknown(other),
-        }
-    }
-}
-
-impl From<u32> for Reason {
-    fn from(reason: u32) -> Self {
-        match reason {
-            1 => Reason::NoVma,
-            2 => Reason::Permission,
-            3 => Reason::Bus,
-            4 => Reason::Unmanaged,
-            5 => Reason::OutOfMemory,
-            6 => Reason::Exited,
-            7 => Reason::Method,
-            8 => Reason::Device,
-            9 => Reason::Timeout,
-            10 => Reason::Reset,
-            other => Reason::Unknown(other),
+impl From<uapi::EventFault> for FaultReport {
+    fn from(raw: uapi::EventFault) -> Self {
+        FaultReport {
+            addr: raw.addr,
+            timestamp: Duration::from_nanos(raw.timestamp),
+            channel: raw.channel,
+            access: raw.access.into(),
+            reason: raw.reason.into(),
+            batch: raw.batch,
+            dropped: raw.dropped,
         }
     }
 }
@@ -105,38 +148,9 @@ impl From<uapi::FaultReport> for FaultReport {
             channel: raw.channel,
             access: raw.access.into(),
             reason: raw.reason.into(),
+            batch: 0,
             dropped: raw.dropped,
         }
-    }
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Access::Read => f.write_str("read"),
-            Access::Write => f.write_str("write"),
-            Access::Atomic => f.write_str("atomic"),
-            Access::None => f.write_str("no access"),
-            Access::Unknown(value) => write!(f, "access {value}"),
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Reason::NoVma => "nothing is mapped there",
-            Reason::Permission => "the mapping does not allow it",
-            Reason::Bus => "past the end of a file, or a memory error",
-            Reason::Unmanaged => "the GPU cannot mirror that address",
-            Reason::OutOfMemory => "no memory to serve the fault",
-            Reason::Exited => "the process is exiting",
-            Reason::Method => "bad method in the push buffer",
-            Reason::Device => "the device failed",
-            Reason::Timeout => "the work did not end in time",
-            Reason::Reset => "the device was reset",
-            Reason::Unknown(value) => return write!(f, "reason {value}"),
-        })
     }
 }
 
@@ -165,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_report_reads_as_a_sentence() {
-        let raw = uapi::FaultReport {
+        let raw = uapi::EventFault {
             addr: 0xdead_0000,
             channel: 3,
             access: 1,
@@ -184,5 +198,14 @@ mod tests {
             (Access::from(9), Reason::from(99)),
             (Access::Unknown(9), Reason::Unknown(99))
         );
+    }
+
+    #[test]
+    fn names_lead_back_to_their_values() {
+        let reasons = (1..=10).map(Reason::from);
+        assert!(reasons
+            .into_iter()
+            .all(|reason| Reason::from_name(reason.name()) == Some(reason)));
+        assert_eq!(Access::from_name("unknown"), None);
     }
 }

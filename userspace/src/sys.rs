@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The unsafe lines of the crate: ioctls and the reservation of address space.
+//! The ioctls of the driver, and the reservation of address space: the unsafe lines of the crate.
 #![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
@@ -11,101 +11,126 @@ use nix::libc::c_void;
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 
 use crate::uapi::{
-    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Push, SvmInit, SyncFileInfo,
-    SyncPoint, DRM_IOCTL_BASE, SYNC_SYNCOBJ,
+    ChannelAlloc, ChannelFree, ChannelQuery, ChannelReset, Exec, FaultReport, Getparam, IoctlId,
+    Page, Push, SvmBind, SvmInit, SvmQuery, SyncFileInfo, SyncPoint, DRM_IOCTL_BASE,
 };
 
-/// The generated functions, unsafe because a request code and its argument must fit.
-mod raw {
+/// Defines `raw::NAME`, made by nix and unsafe because a request code and its argument must fit, and `NAME`, where they do.
+macro_rules! ioctls {
+    ($($(#[$doc:meta])* $visibility:vis fn $name:ident($how:ident, $id:ident, $($kind:tt)+);)*) => {
+        mod raw {
+            use super::*;
+            $(nix::$how!($name, DRM_IOCTL_BASE, IoctlId::$id.nr(), $id);)*
+        }
+        $(
+            $(#[$doc])*
+            $visibility fn $name(fd: BorrowedFd<'_>, args: $($kind)+ $id) -> nix::Result<()> {
+                // SAFETY: the request code was made from the type of `args`, which outlives the call and points to nothing.
+                unsafe { raw::$name(fd.as_raw_fd(), args) }.map(drop)
+            }
+        )*
+    };
+}
+
+ioctls! {
+    /// GETPARAM
+    pub(crate) fn getparam(ioctl_readwrite, Getparam, &mut);
+    /// SVM_BIND
+    pub(crate) fn svm_bind(ioctl_readwrite, SvmBind, &mut);
+    /// CHANNEL_ALLOC
+    pub(crate) fn channel_alloc(ioctl_readwrite, ChannelAlloc, &mut);
+    /// CHANNEL_FREE
+    pub(crate) fn channel_free(ioctl_write_ptr, ChannelFree, &);
+    /// CHANNEL_QUERY
+    pub(crate) fn channel_query(ioctl_readwrite, ChannelQuery, &mut);
+    /// CHANNEL_RESET
+    pub(crate) fn channel_reset(ioctl_write_ptr, ChannelReset, &);
+    /// FAULT_REPORT
+    pub(crate) fn fault_report(ioctl_readwrite, FaultReport, &mut);
+}
+
+/// The ioctls whose arguments point to memory, or give memory away.
+mod pointing {
     use super::*;
-    nix::ioctl_readwrite!(getparam, DRM_IOCTL_BASE, IoctlId::Getparam.nr(), Getparam);
     nix::ioctl_write_ptr!(svm_init, DRM_IOCTL_BASE, IoctlId::SvmInit.nr(), SvmInit);
-    nix::ioctl_readwrite!(
-        channel_alloc,
-        DRM_IOCTL_BASE,
-        IoctlId::ChannelAlloc.nr(),
-        ChannelAlloc
-    );
-    nix::ioctl_write_ptr!(
-        channel_free,
-        DRM_IOCTL_BASE,
-        IoctlId::ChannelFree.nr(),
-        ChannelFree
-    );
+    nix::ioctl_write_ptr!(svm_query, DRM_IOCTL_BASE, IoctlId::SvmQuery.nr(), SvmQuery);
     nix::ioctl_write_ptr!(exec, DRM_IOCTL_BASE, IoctlId::Exec.nr(), Exec);
-    nix::ioctl_readwrite!(
-        fault_report,
-        DRM_IOCTL_BASE,
-        IoctlId::FaultReport.nr(),
-        FaultReport
-    );
     nix::ioctl_readwrite!(sync_file_info, b'>', 4, SyncFileInfo);
 }
 
-/// GETPARAM
-pub(crate) fn getparam(fd: BorrowedFd<'_>, args: &mut Getparam) -> nix::Result<()> {
-    // SAFETY: the request code was made from the type of `args`, which outlives the call.
-    unsafe { raw::getparam(fd.as_raw_fd(), args) }.map(drop)
-}
-
-/// SVM_INIT
+/// SVM_INIT: the driver takes the range of `hole`, for the life of the file.
 ///
 /// # Safety
-/// The range must be one that nothing else in the process uses, for as long as the file is open.
-pub(crate) unsafe fn svm_init(fd: BorrowedFd<'_>, args: &SvmInit) -> nix::Result<()> {
-    // SAFETY: the request code was made from the type of `args`; the caller vouches for the range.
-    unsafe { raw::svm_init(fd.as_raw_fd(), args) }.map(drop)
-}
-
-/// CHANNEL_ALLOC
-pub(crate) fn channel_alloc(fd: BorrowedFd<'_>, args: &mut ChannelAlloc) -> nix::Result<()> {
-    // SAFETY: the request code was made from the type of `args`, which outlives the call.
-    unsafe { raw::channel_alloc(fd.as_raw_fd(), args) }.map(drop)
-}
-
-/// CHANNEL_FREE
-pub(crate) fn channel_free(fd: BorrowedFd<'_>, args: &ChannelFree) -> nix::Result<()> {
-    // SAFETY: the request code was made from the type of `args`, which outlives the call.
-    unsafe { raw::channel_free(fd.as_raw_fd(), args) }.map(drop)
-}
-
-/// EXEC of `push`; the driver copies it before it returns. The binary syncobj `signal` gets the fence.
-pub(crate) fn exec(fd: BorrowedFd<'_>, push: &[u32], channel: u32, signal: u32) -> nix::Result<()> {
-    let bytes: &[u8] = bytemuck::cast_slice(push);
-    let pushes = [Push {
-        va: bytes.as_ptr().expose_provenance() as u64,
-        size: u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?,
+/// `hole` must live until the file is closed.
+pub(crate) unsafe fn svm_init(fd: BorrowedFd<'_>, hole: &Hole) -> nix::Result<()> {
+    let args = SvmInit {
+        unmanaged_addr: hole.addr(),
+        unmanaged_size: hole.size(),
         flags: 0,
-    }];
-    let signals = [SyncPoint {
-        kind: SYNC_SYNCOBJ,
-        handle: signal,
-        point: 0,
-    }];
+        pad: 0,
+    };
+    // SAFETY: the request code was made from the type of `args`; nothing else uses the range, by the invariant of `Hole`.
+    unsafe { pointing::svm_init(fd.as_raw_fd(), &args) }.map(drop)
+}
+
+/// SVM_QUERY of the pages from `va` on, one for each element of `pages`.
+pub(crate) fn svm_query(fd: BorrowedFd<'_>, va: u64, pages: &mut [Page]) -> nix::Result<()> {
+    let args = SvmQuery {
+        va,
+        size: crate::range::PAGE_SIZE * pages.len() as u64,
+        pages_ptr: pages.as_mut_ptr().expose_provenance() as u64,
+        flags: 0,
+        page_size: size_of::<Page>() as u32,
+    };
+    // SAFETY: the request code was made from the type of `args`; the driver writes `size / 4096` elements of `page_size` bytes, which is
+    // what `pages` has, and any bytes are a valid `Page`.
+    unsafe { pointing::svm_query(fd.as_raw_fd(), &args) }.map(drop)
+}
+
+/// What EXEC takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Work<'a> {
+    pub(crate) pushes: &'a [&'a [u32]],
+    pub(crate) waits: &'a [SyncPoint],
+    pub(crate) signals: &'a [SyncPoint],
+}
+
+/// EXEC on `channel`. The driver copies everything before it returns.
+pub(crate) fn exec(fd: BorrowedFd<'_>, channel: u32, work: &Work<'_>) -> nix::Result<()> {
+    let count = |length: usize| u32::try_from(length).map_err(|_| Errno::EINVAL);
+    let push = |words: &&[u32]| {
+        Ok(Push {
+            va: words.as_ptr().expose_provenance() as u64,
+            size: count(size_of_val(*words))?,
+            flags: 0,
+        })
+    };
+    let pushes = work
+        .pushes
+        .iter()
+        .map(push)
+        .collect::<nix::Result<Vec<_>>>()?;
     let args = Exec {
         channel,
-        push_count: 1,
-        sig_count: 1,
+        push_count: count(pushes.len())?,
+        wait_count: count(work.waits.len())?,
+        sig_count: count(work.signals.len())?,
         push_ptr: pushes.as_ptr().expose_provenance() as u64,
-        sig_ptr: signals.as_ptr().expose_provenance() as u64,
-        ..Exec::default()
+        wait_ptr: work.waits.as_ptr().expose_provenance() as u64,
+        sig_ptr: work.signals.as_ptr().expose_provenance() as u64,
+        flags: 0,
+        pad: 0,
     };
-    // SAFETY: the request code was made from the type of `args`; the arrays and `push` are borrowed for the call. What the
-    // methods in it may do to memory is the promise of whoever called `Gpu::svm`.
-    unsafe { raw::exec(fd.as_raw_fd(), &args) }.map(drop)
-}
-
-/// FAULT_REPORT
-pub(crate) fn fault_report(fd: BorrowedFd<'_>, args: &mut FaultReport) -> nix::Result<()> {
-    // SAFETY: the request code was made from the type of `args`, which outlives the call.
-    unsafe { raw::fault_report(fd.as_raw_fd(), args) }.map(drop)
+    // SAFETY: the request code was made from the type of `args`; all arrays are borrowed for the call and only read. What the methods in the
+    // push buffers may do to memory is the promise of whoever called `Gpu::svm`.
+    unsafe { pointing::exec(fd.as_raw_fd(), &args) }.map(drop)
 }
 
 /// Status of a sync file: 1 signalled, 0 active, negative errno when its fence signalled with an error.
 pub(crate) fn sync_file_status(fd: BorrowedFd<'_>) -> nix::Result<i32> {
     let mut info = SyncFileInfo::default();
     // SAFETY: the request code was made from the type of `info`; with `num_fences` 0 no other pointer is followed.
-    unsafe { raw::sync_file_info(fd.as_raw_fd(), &mut info) }?;
+    unsafe { pointing::sync_file_info(fd.as_raw_fd(), &mut info) }?;
     Ok(info.status)
 }
 

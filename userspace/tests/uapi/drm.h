@@ -7,3 +7,8 @@
 #define DRM_COMMAND_BASE 0x40
 #define DRM_IOW(nr, type) _IOW(DRM_IOCTL_BASE, nr, type)
 #define DRM_IOWR(nr, type) _IOWR(DRM_IOCTL_BASE, nr, type)
+
+struct drm_event {
+	__u32 type;
+	__u32 length;
+};
