@@ -11,7 +11,8 @@ use mirage::{lanes, Atomic, Channel, Compare, CopyBytes, Fill, Strided, Svm};
 
 use super::show::Row;
 use super::table::Table;
-use super::{memory, Outcome, LIMIT};
+use super::{memory, LIMIT};
+use crate::Outcome;
 
 /// Words of the scratch memory that is given back again and again.
 const SCRATCH: usize = 32 << 10;

@@ -14,7 +14,7 @@ use nix::sys::mman::{
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{fork, ForkResult};
 
-use super::Outcome;
+use crate::Outcome;
 
 /// Bytes of a page.
 pub(crate) const PAGE: usize = 4096;

@@ -5,7 +5,6 @@
 //! walks all chains over and over and adds 1 to every node, while threads of the CPU rearrange the memory that the table lies in.
 //! In the end the CPU looks at every node.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use mirage::{
@@ -13,15 +12,16 @@ use mirage::{
 };
 
 mod churn;
-mod memory;
+pub(crate) mod memory;
 mod show;
 mod table;
 
 use churn::{Churn, Done};
-use show::{grouped, Row};
+use show::Row;
 use table::Table;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use crate::output::{grouped, say};
+use crate::Outcome;
 
 /// Only a GPU that hangs takes so long.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -42,20 +42,30 @@ pub(crate) struct Arguments {
     seed: u64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome<()> {
-    let gpu = Gpu::open()?;
+/// Runs the demo; its last line says how it went.
+pub(crate) fn run(open: impl Fn() -> mirage::Result<Gpu>, arguments: &Arguments) -> Outcome<()> {
+    let outcome = demo(open, arguments);
+    match &outcome {
+        Ok(()) => say!("demo: PASS"),
+        Err(error) => say!("demo: FAIL: {error}"),
+    }
+    outcome
+}
+
+fn demo(open: impl Fn() -> mirage::Result<Gpu>, arguments: &Arguments) -> Outcome<()> {
+    let gpu = open()?;
     let svm = memory::mirror(&gpu)?;
 
     let start = Instant::now();
     let table = Table::build(arguments.nodes as usize, arguments.seed);
-    println!(
+    say!(
         "Built a hash table: {} nodes, each in a Box of its own, in {} chains ({:.1} s).",
         grouped(arguments.nodes.into()),
         grouped(table.heads().len() as u64),
         start.elapsed().as_secs_f32()
     );
-    println!("The GPU gets a bare pointer to it: {:p}. It walks and updates the table, while CPU threads", table.heads().as_ptr());
-    println!("mmap, munmap, mremap, mprotect, madvise and fork around it.\n");
+    say!("The GPU gets a bare pointer to it: {:p}. It walks and updates the table, while CPU threads", table.heads().as_ptr());
+    say!("mmap, munmap, mremap, mprotect, madvise and fork around it.\n");
 
     let before = gpu.counters()?;
     let start = Instant::now();
@@ -64,15 +74,15 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome<()> {
     let counted = gpu.counters()?.since(&before);
     let start = Instant::now();
     table.check(arguments.walks)?;
-    show::rows(&happened(&table, arguments.walks, done, &counted), walked);
-    println!(
+    show::rows(&happened(&table, arguments.walks, done, &counted), walked)?;
+    say!(
         "The CPU looked at every node: {} values, each of them right ({:.1} s). Pinned: {}. Locked: {}.",
         grouped(arguments.nodes.into()),
         start.elapsed().as_secs_f32(),
         memory::status("VmPin")?,
         memory::status("VmLck")?
     );
-    println!("No special allocator, no copy, no pinning.\n");
+    say!("No special allocator, no copy, no pinning.\n");
 
     bad_pointer(&svm, &table, arguments.walks)?;
     table.check(arguments.walks + 1)
@@ -146,7 +156,7 @@ fn happened(table: &Table, walks: u64, done: Done, counted: &Counters) -> Vec<Ro
 
 /// Gives the GPU a pointer to nothing, shows the report, and walks the table once more on another channel.
 fn bad_pointer(svm: &Svm, table: &Table, walks: u64) -> Outcome<()> {
-    println!("Now a bad pointer on purpose, {BAD_POINTER:?}:");
+    say!("Now a bad pointer on purpose, {BAD_POINTER:?}:");
     let (channel, other) = (svm.channel()?, svm.channel()?);
     let job = channel.launch(Load::<u64>::new(BAD_POINTER.into()), lanes(1))?;
     let Err(error) = job.wait(LIMIT) else {
@@ -155,8 +165,8 @@ fn bad_pointer(svm: &Svm, table: &Table, walks: u64) -> Outcome<()> {
     let report = svm
         .fault_report()?
         .ok_or("the channel was stopped without a report")?;
-    println!("  wait:   {error}");
-    println!("  report: {report}");
+    say!("  wait:   {error}");
+    say!("  report: {report}");
     let found = (report.channel, report.addr, report.access, report.reason);
     if found
         != (
@@ -169,6 +179,6 @@ fn bad_pointer(svm: &Svm, table: &Table, walks: u64) -> Outcome<()> {
         return Err(format!("the report is wrong: {report:?}").into());
     }
     walk(svm, &other, table, walks)?;
-    println!("  The program lives, and another channel walked the table once more.");
+    say!("  The program lives, and another channel walked the table once more.");
     Ok(())
 }

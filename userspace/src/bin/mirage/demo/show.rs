@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use crate::output::{grouped, say};
+use crate::Outcome;
+
 /// A line of the table.
 pub(crate) enum Row {
     /// A heading.
@@ -22,38 +25,13 @@ impl Row {
 }
 
 /// Prints rows and the time that they took.
-pub(crate) fn rows(rows: &[Row], time: Duration) {
+pub(crate) fn rows(rows: &[Row], time: Duration) -> Outcome<()> {
     for row in rows {
         match row {
-            Row::Title(title) => println!("{title}"),
-            Row::Count(what, count) => println!("  {what:<50}{:>14}", grouped(*count)),
+            Row::Title(title) => say!("{title}"),
+            Row::Count(what, count) => say!("  {what:<50}{:>14}", grouped(*count)),
         }
     }
-    println!("Time{:>60.1} s\n", time.as_secs_f32());
-}
-
-/// A number with its thousands apart.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn thousands_are_apart() {
-        assert_eq!(
-            [0, 999, 1000, 1_048_576].map(grouped),
-            ["0", "999", "1,000", "1,048,576"]
-        );
-    }
+    say!("Time{:>60.1} s\n", time.as_secs_f32());
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fastrand::Rng;
 use mirage::NodeLayout;
 
-use super::Outcome;
+use crate::Outcome;
 
 /// Chains of the table.
 const CHAINS: usize = 1 << 15;
