@@ -43,7 +43,7 @@ pub(crate) use robust::Notifier;
 pub(crate) use slot::{EngineKind, Slot, Slots};
 
 /// Channels of a device.
-pub(crate) const CHANNELS: usize = 64;
+pub(crate) const CHANNELS: usize = 128;
 /// Channels of one file, so that others get some.
 pub(crate) const CHANNELS_PER_FILE: usize = 48;
 /// Most bytes of all push buffers of one EXEC.

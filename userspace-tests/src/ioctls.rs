@@ -82,8 +82,8 @@ fn parameters_of_the_device_make_sense() -> Result<()> {
         "VRAM is smaller than the device can be made"
     );
     ensure!(
-        (1..=64).contains(&gpu.param(Param::ChannelsMax)?),
-        "the device has 64 channels"
+        (64..=4096).contains(&gpu.param(Param::ChannelsMax)?),
+        "the number of channels of the device"
     );
     ensure!(
         gpu.param(Param::UnmanagedAlign)?.is_power_of_two(),
