@@ -29,6 +29,8 @@ pub enum Spread {
 const COUNT_MAX: usize = (1 << 13) - 1;
 /// First method of a class: binds the class to the subchannel.
 const SET_OBJECT: u16 = 0;
+/// Method of the compute class: what was launched before has landed in memory when the next method runs.
+const WAIT_FOR_IDLE: u16 = 0x0110;
 
 /// Words for [`Channel::submit`](crate::Channel::submit) and [`Submission::push`](crate::Submission::push).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,13 +69,17 @@ impl PushBuffer {
         push
     }
 
-    /// Appends an operation over `lanes` lanes of the compute engine.
+    /// Appends an operation over `lanes` lanes of the compute engine. It sees what those before it in the submission have written.
     ///
     /// Errors: [`Error::Range`] for a parameter that the device would refuse; [`Error::WrongEngine`] in a push buffer for
     /// copy channels.
     pub fn launch(&mut self, operation: &impl Operation, lanes: Lanes) -> Result<&mut Self> {
         self.must_be_for(Engine::Compute)?;
-        operation.launch(lanes)?.encode(self);
+        let launch = operation.launch(lanes)?;
+        // Launches run in order, but stores may land late: the next one reads them after a wait only. The first of a push
+        // buffer may come behind another push buffer of its submission.
+        self.methods(COMPUTE, WAIT_FOR_IDLE, &[0]);
+        launch.encode(self);
         Ok(self)
     }
 
@@ -143,6 +149,7 @@ fn header(spread: Spread, count: u32, subchannel: Subchannel, method: u16) -> u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{GpuPtr, Load};
 
     #[test]
     fn a_header_holds_operation_count_subchannel_and_method_in_words() {
@@ -163,6 +170,23 @@ mod tests {
         assert_eq!(PushBuffer::for_class(0xfec0).words(), [0x2001_2000, 0xfec0]);
         let copy = PushBuffer::for_copy_class(0xc3b5);
         assert_eq!(copy.words(), [0x2001_8000, 0xc3b5]);
+    }
+
+    #[test]
+    fn a_launch_waits_until_those_before_it_have_landed() {
+        let waits = |push: &PushBuffer| {
+            let header = header(Spread::Increment, 1, COMPUTE, WAIT_FOR_IDLE);
+            push.words()
+                .windows(2)
+                .filter(|words| words == &[header, 0])
+                .count()
+        };
+        let (mut push, load) = (PushBuffer::new(), Load::<u8>::new(GpuPtr::new(0).stride(0)));
+        for launches in 1..=3 {
+            push.launch(&load, Lanes(1))
+                .expect("parameters are in range");
+            assert_eq!(waits(&push), launches);
+        }
     }
 
     #[test]
