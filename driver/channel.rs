@@ -111,8 +111,6 @@ pub(crate) struct Channel {
     progress: CondVar,
     /// When work last got on, CLOCK_MONOTONIC in nanoseconds.
     progress_at: Atomic<u64>,
-    /// When the channel was last reset, on the device's clock.
-    alive_since: Atomic<u64>,
     timeout_ns: u64,
     /// Lets work begin whose fences have signalled.
     #[pin]
@@ -161,7 +159,6 @@ impl Channel {
                 faults <- FaultState::new(),
                 progress <- new_condvar!("mirage::progress"),
                 progress_at: Atomic::new(0),
-                alive_since: Atomic::new(0),
                 timeout_ns: timeout_ns(config.timeout_ms),
                 work <- new_work!("mirage::channel_work"),
             }? Error),
@@ -220,6 +217,7 @@ impl Channel {
             .try_with_target(Target::VidMem as u32)?
             .with_bind(true);
         mmio::wmb();
+        self.forget_faults();
         self.gpu.bar0.write(inst, bind);
         self.gpu.runlist_add(RunlistChannel {
             engine: self.engine,

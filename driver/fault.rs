@@ -328,7 +328,10 @@ fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault
     if va >> VA_BITS != 0 && fatal != Some(Reason::Unmanaged) {
         return None;
     }
-    let channel = gpu.channel_of(inst)?;
+    let timestamp = u64::from(time_hi) << 32 | u64::from(time_lo);
+    let channel = gpu
+        .channel_of(inst)
+        .filter(|channel| channel.is_of_this_life(timestamp))?;
     let engine = packet::Engine::from(engine).id().get();
     let origin = match kind {
         Kind::Replayable if engine_id::GRAPHICS.contains(&engine) => Origin::Replayable,
@@ -338,7 +341,7 @@ fn parse(gpu: &Gpu, kind: Kind, words: &[u32; packet::SIZE / 4]) -> Option<Fault
     Some(Fault {
         channel,
         va,
-        timestamp: u64::from(time_hi) << 32 | u64::from(time_lo),
+        timestamp,
         access,
         origin,
         fatal,

@@ -92,6 +92,12 @@ impl Vram {
         })
     }
 
+    /// Zeroes a page again.
+    pub(crate) fn zero(&self, page: &VramPage) -> Result {
+        self.window
+            .zero(usize::try_from(page.at.0)?, VRAM_PAGE_SIZE)
+    }
+
     /// Writes a 32-bit word of a structure that the device reads.
     pub(crate) fn write32(&self, at: VramOffset, value: u32) -> Result {
         self.window.write32(usize::try_from(at.0)?, value)

@@ -27,6 +27,8 @@ struct State {
     suspect: Option<Suspect>,
     /// Ticks of the watchdog since the channel was last resumed.
     ticks: u32,
+    /// When the hardware began to run the channel, on the device's clock.
+    begun: u64,
 }
 
 /// Faults of one channel.
@@ -57,6 +59,26 @@ impl Channel {
                 false
             }
         }
+    }
+
+    /// The hardware is about to run the channel, for the first time or again: what it did before is forgotten.
+    pub(super) fn forget_faults(&self) {
+        let begun = self.gpu.ptimer_ns();
+        *self.faults.state.lock() = State {
+            begun,
+            ..State::default()
+        };
+        if let Some(ccsr) = NV_PCCSR_CHANNEL::try_at(self.id().index()) {
+            let clear = NV_PCCSR_CHANNEL::zeroed()
+                .with_eng_faulted(true)
+                .with_pbdma_faulted(true);
+            self.gpu.bar0.write(ccsr, clear);
+        }
+    }
+
+    /// Whether a fault of that time is of the channel as it runs now.
+    pub(crate) fn is_of_this_life(&self, timestamp: u64) -> bool {
+        timestamp >= self.faults.state.lock().begun
     }
 
     /// An access was served: another bad one at its address is a new one.

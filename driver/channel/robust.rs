@@ -111,22 +111,18 @@ impl Channel {
         let ring = state.ring.as_mut().ok_or(ENODEV)?;
         // CAST: The low half, as the semaphore has it.
         ring.restart(self.timeline.last() as u32)?;
+        // The hardware has left its state of the work before in it.
+        self.gpu.vram.zero(&self.inst)?;
         ring.write_instance_block(&self.gpu, self.inst.offset(), self.svm.pdb())?;
         let userd = ring.userd();
         self.start_hardware(userd).inspect_err(|_| {
             // The channel stays stopped.
             let _ = self.stop_hardware();
         })?;
-        self.alive_since.store(self.gpu.ptimer_ns(), Relaxed);
         state.error = None;
         state.notifier.stopped = None;
         state.notifier.resets = state.notifier.resets.saturating_add(1);
         Ok(())
-    }
-
-    /// When the channel was last reset, on the device's clock; faults from before are not its own any more.
-    pub(crate) fn alive_since(&self) -> u64 {
-        self.alive_since.load(Relaxed)
     }
 
     /// The channel has got on: its time-out begins anew.

@@ -57,8 +57,7 @@ impl Svm {
     /// Ends the channel of a bad access and tells the program why.
     pub(super) fn fail_channel(&self, fault: &Fault, reason: Reason, batch: u64) {
         let channel: &Channel = &fault.channel;
-        // What the channel did before it was reset is no longer of interest.
-        if fault.timestamp < channel.alive_since() {
+        if !channel.is_of_this_life(fault.timestamp) {
             return;
         }
         let report = FaultReport::new(channel.id(), fault.va, fault.access.into(), reason);
