@@ -18,6 +18,8 @@ pub(crate) mod pci;
 pub(crate) mod raw;
 pub(crate) mod sort;
 pub(crate) mod syncobj;
+pub(crate) mod task;
 pub(crate) mod time;
+pub(crate) mod trace;
 pub(crate) mod user;
 pub(crate) mod workqueue;

@@ -7,4 +7,5 @@
 #include <linux/sort.h>
 
 #include "helpers.h"
+#include "mirage_trace.h"
 #include "../../uapi/mirage_drm.h"

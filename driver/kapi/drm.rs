@@ -3,12 +3,13 @@
 //! DRM devices, files and ioctls.
 //!
 //! Shaped like `kernel::drm`, with its names and type states, for kernels that build DRM as a module and so leave that out.
-//! Beyond it, this offers syncobjs and timelines, fdinfo, a debugfs file, and ioctls of a user interface that is not the
+//! Beyond it, this offers syncobjs and timelines, events, fdinfo, debugfs files, and ioctls of a user interface that is not the
 //! kernel's own.
 
-mod debugfs;
+pub(crate) mod debugfs;
 mod device;
 mod driver;
+mod event;
 mod file;
 pub(crate) mod ioctl;
 
@@ -22,6 +23,7 @@ pub(crate) use driver::{
     DriverInfo,
     Registration, //
 };
+pub(crate) use event::EventSender;
 pub(crate) use file::{
     DriverFile,
     File,

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/debugfs.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/oom.h>
 #include <linux/pagemap.h>
+#include <linux/sched.h>
+#include <linux/string.h>
 
 #include "helpers.h"
 
@@ -40,9 +43,9 @@ void mirage_dma_fence_end_signalling(bool cookie)
 }
 
 /* Does nothing without debugfs. */
-void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *))
+void mirage_drm_debugfs_create_file(struct drm_device *dev, const char *name, const struct file_operations *fops)
 {
-	drm_debugfs_add_file(dev, name, show, NULL);
+	debugfs_create_file(name, 0400, dev->debugfs_root, dev, fops);
 }
 
 void mirage_drm_syncobj_put(struct drm_syncobj *syncobj)
@@ -127,6 +130,25 @@ bool mirage_page_is_secret(struct page *page)
 bool mirage_vma_is_secret(const struct vm_area_struct *vma)
 {
 	return vma->vm_file && is_secret(file_inode(vma->vm_file));
+}
+
+/*
+ * Whether a page that is mapped somewhere is the zero page or part of the huge one, whose address modules do not get. Of all that is
+ * mapped with huge entries, only that belongs neither to a file nor to anonymous memory.
+ */
+bool mirage_page_is_zero(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (is_zero_pfn(page_to_pfn(page)))
+		return true;
+	return folio_test_large(folio) && !READ_ONCE(folio->mapping) && !folio_test_hugetlb(folio);
+}
+
+/* comm has room for TASK_COMM_LEN bytes. */
+void mirage_task_comm(char *comm, struct task_struct *task)
+{
+	strscpy_pad(comm, task->comm, TASK_COMM_LEN);
 }
 
 /* Whether a mapping may be a copy of the page, which a mirror cannot use. */

@@ -22,7 +22,7 @@ void mirage_dma_fence_set_error(struct dma_fence *fence, int error);
 bool mirage_dma_fence_begin_signalling(void);
 void mirage_dma_fence_end_signalling(bool cookie);
 
-void mirage_drm_debugfs_add_file(struct drm_device *dev, const char *name, int (*show)(struct seq_file *, void *));
+void mirage_drm_debugfs_create_file(struct drm_device *dev, const char *name, const struct file_operations *fops);
 void mirage_drm_syncobj_put(struct drm_syncobj *syncobj);
 u64 mirage_drm_syncobj_last_point(struct drm_syncobj *syncobj);
 struct dma_fence_chain *mirage_dma_fence_chain_alloc(void);
@@ -36,6 +36,9 @@ int mirage_hmm_range_fault_locked(struct hmm_range *range);
 void mirage_set_page_dirty(struct page *page);
 bool mirage_page_is_secret(struct page *page);
 bool mirage_vma_is_secret(const struct vm_area_struct *vma);
+bool mirage_page_is_zero(struct page *page);
+
+void mirage_task_comm(char *comm, struct task_struct *task);
 
 bool mirage_dma_needs_bounce(struct device *dev);
 dma_addr_t mirage_dma_map_page(struct device *dev, struct page *page);

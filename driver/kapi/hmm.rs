@@ -26,6 +26,9 @@ const REQ_WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_WRITE;
 const VALID: usize = raw::hmm_pfn_flags_HMM_PFN_VALID;
 const WRITE: usize = raw::hmm_pfn_flags_HMM_PFN_WRITE;
 
+/// Whether a page that a userfaultfd handler has to supply can be faulted in: only if the mmap lock can be dropped meanwhile.
+pub(crate) const USERFAULTFD: bool = cfg!(mirage_hmm_unlocked);
+
 /// What the device needs of one page.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
@@ -144,6 +147,11 @@ impl<'n, M: Mirror> Faulted<'n, M> {
             .is_some_and(|pfn| pfn & required == required)
     }
 
+    /// The sequence number that the pages were looked up at.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq as u64
+    }
+
     /// Takes the update lock and checks the sequence number.
     ///
     /// # Errors
@@ -212,6 +220,18 @@ impl MirroredPage<'_> {
     /// Whether the CPU may write to it through this mapping.
     pub(crate) fn writable(&self) -> bool {
         self.hmm_pfn & WRITE != 0
+    }
+
+    /// log2 of how many pages the entry of the CPU's page table maps that this page is in (`hmm_pfn_to_map_order()`).
+    pub(crate) fn order(&self) -> u32 {
+        // CAST: Five bits.
+        (self.hmm_pfn >> raw::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT & 0x1f) as u32
+    }
+
+    /// Whether it is the zero page, or part of the huge one.
+    pub(crate) fn is_zero(&self) -> bool {
+        // SAFETY: The page is mapped by the CPU (type invariant), so it stays what it is meanwhile.
+        unsafe { raw::mirage_page_is_zero(self.as_raw()) }
     }
 
     /// `set_page_dirty()`: to be called before the device may write, so that reclaim never drops what it wrote.

@@ -41,6 +41,7 @@ pub(crate) trait Mirror: Send + Unpin + 'static {
 /// Where an invalidation happens and whether it may block. Exists only inside the callback.
 pub(crate) struct Invalidation<'a> {
     range: &'a bindings::mmu_notifier_range,
+    seq: usize,
     _nts: NotThreadSafe,
 }
 
@@ -48,6 +49,16 @@ impl Invalidation<'_> {
     /// Virtual addresses whose CPU mapping is about to change.
     pub(crate) fn range(&self) -> Range<usize> {
         self.range.start..self.range.end
+    }
+
+    /// Why: a number of `enum mmu_notifier_event`.
+    pub(crate) fn cause(&self) -> u32 {
+        self.range.event
+    }
+
+    /// The sequence number from here on.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq as u64
     }
 
     /// Whether the callback may sleep (`mmu_notifier_range_blockable()`).
@@ -159,6 +170,7 @@ impl<M: Mirror> IntervalNotifier<M> {
         let inv = Invalidation {
             // SAFETY: The core passes a range that is valid for the call.
             range: unsafe { &*range },
+            seq: cur_seq,
             _nts: NotThreadSafe,
         };
 

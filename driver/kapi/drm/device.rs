@@ -6,10 +6,7 @@
 
 use super::{
     driver::Driver,
-    file::{
-        self,
-        File, //
-    }, //
+    file::File, //
 };
 use core::{
     alloc::Layout,
@@ -88,7 +85,7 @@ impl<T: Driver> Device<T> {
         ioctls: T::IOCTLS.as_ptr(),
         // CAST: An ioctl number has 8 bits.
         num_ioctls: T::IOCTLS.len() as c_int,
-        fops: &file::FOPS,
+        fops: const { &File::<T::File>::FOPS },
         ..pin_init::zeroed()
     };
 
@@ -251,9 +248,9 @@ impl<T: Driver> UnregisteredDevice<T> {
 
     /// Registers the device with DRM.
     pub(super) fn register(self) -> Result<ARef<Device<T>>> {
-        super::debugfs::add_file(&self.0);
         // SAFETY: The device is initialised and not registered.
         to_result(unsafe { bindings::drm_dev_register(self.0.as_raw(), 0) })?;
+        T::add_debugfs_files(&self.0);
         Ok(self.0)
     }
 }

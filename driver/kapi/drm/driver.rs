@@ -15,7 +15,6 @@ use super::{
 use kernel::{
     bindings,
     prelude::*,
-    seq_file::SeqFile,
     sync::aref::ARef, //
 };
 
@@ -42,8 +41,8 @@ pub(crate) trait Driver: Sized + 'static {
     /// The ioctls, from [`declare_drm_ioctls!`](crate::declare_drm_ioctls).
     const IOCTLS: &'static [ioctl::Descriptor];
 
-    /// Writes the file that is named after the driver in the debugfs folder of the device.
-    fn show(data: &Self::Data, seq: &SeqFile);
+    /// Adds the driver's files to the debugfs folder of the device, with [`debugfs::add_file`](super::debugfs::add_file).
+    fn add_debugfs_files(device: &Device<Self>);
 }
 
 /// A registered device. Dropping it unplugs the device: this waits for the ioctls that run, and later ones fail with
