@@ -2,9 +2,16 @@
 
 //! What happened so far, for debugfs. Counters only: nothing decides by them.
 
+use crate::{gpu::Gpu, kapi::drm::debugfs::DebugfsFile};
 use kernel::{
     fmt,
-    sync::atomic::{Atomic, Relaxed},
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
 };
 
 macro_rules! counters {
@@ -84,12 +91,26 @@ counters! {
     cancels,
     /// Channels stopped because of an error.
     channel_errors,
+    /// Events about stopped channels that were lost, because too many waited to be read.
+    dropped_events,
     /// Regions, ever made.
     regions,
     /// Regions given up to stay within bounds.
     regions_evicted,
     /// Push buffers run.
     execs,
+}
+
+impl DebugfsFile<Arc<Gpu>> for Counters {
+    const NAME: &'static CStr = c"mirage";
+
+    fn next(_gpu: &Arc<Gpu>, from: u64) -> Option<u64> {
+        (from == 0).then_some(0)
+    }
+
+    fn show(gpu: &Arc<Gpu>, _position: u64, seq: &SeqFile) {
+        seq_print!(seq, "{}", *gpu.counters);
+    }
 }
 
 /// One counter.

@@ -6,6 +6,7 @@
 //! outlive the binding, but [`Gpu::shutdown`] has then cut it off from hardware and DMA.
 
 use crate::{
+    counters::Counters,
     file::MirageFile,
     gpu::{
         Gpu,
@@ -22,7 +23,11 @@ use crate::{
             BusMaster, //
         },
     },
-    regs::IntrTree, //
+    regs::IntrTree,
+    svm::{
+        Dump,
+        FaultLog, //
+    }, //
 };
 use core::marker::PhantomData;
 use kernel::{
@@ -33,7 +38,6 @@ use kernel::{
     irq::IrqReturn,
     pci,
     prelude::*,
-    seq_file::SeqFile,
     sync::Arc, //
 };
 
@@ -194,7 +198,9 @@ impl drm::Driver for MirageDrm {
         (MIRAGE_FAULT_REPORT, drm_mirage_fault_report, ioctl::RENDER_ALLOW, MirageFile::fault_report),
     }
 
-    fn show(gpu: &Arc<Gpu>, seq: &SeqFile) {
-        gpu.show_counters(seq);
+    fn add_debugfs_files(device: &drm::Device<Self>) {
+        drm::debugfs::add_file::<Self, Counters>(device);
+        drm::debugfs::add_file::<Self, FaultLog>(device);
+        drm::debugfs::add_file::<Self, Dump>(device);
     }
 }

@@ -14,13 +14,18 @@ use crate::{
         Gpu,
         Param, //
     },
+    gpu_pt::PAGE_SHIFT,
     kapi::{
         drm,
-        errno,
+        hmm::Need,
         mm,
-        raw, //
+        raw,
+        task::Process, //
     },
-    svm::Svm,
+    svm::{
+        Client,
+        Svm, //
+    },
 };
 use core::ops::Range;
 use kernel::{
@@ -31,6 +36,10 @@ use kernel::{
         new_mutex,
         Arc,
         Mutex, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
     },
 };
 
@@ -77,9 +86,20 @@ impl drm::DriverFile for MirageFile {
         KBox::pin_init(file, GFP_KERNEL)
     }
 
+    /// docs/userspace.md says what the keys mean.
     fn show_fdinfo(self: Pin<&Self>, printer: &mut drm::Printer) {
-        let bound = self.mirror.lock().is_some();
-        printer.print(fmt!("mirage-svm:\t{}\n", u32::from(bound)));
+        let svm = self.mirror.lock().as_ref().map(|mirror| mirror.svm.clone());
+        printer.print(fmt!("mirage-svm:\t{}\n", u32::from(svm.is_some())));
+        let Some(svm) = svm else { return };
+        let usage = svm.usage();
+        for (region, bytes) in [("system", usage.mapped), ("vram", usage.tables)] {
+            let kib = bytes >> 10;
+            printer.print(fmt!("drm-total-{region}:\t{kib} KiB\n"));
+            printer.print(fmt!("drm-shared-{region}:\t0\n"));
+            printer.print(fmt!("drm-resident-{region}:\t{kib} KiB\n"));
+        }
+        let regions = usage.regions;
+        printer.print(fmt!("mirage-regions:\t{regions}\n"));
     }
 }
 
@@ -136,7 +156,7 @@ impl MirageFile {
         let mm = current.mm().ok_or(EINVAL)?;
         *mirror = Some(Mirror {
             mm: ARef::from(&**mm),
-            svm: Svm::new(&this.gpu, mm, unmanaged)?,
+            svm: Svm::new(&this.gpu, mm, unmanaged, client(file))?,
         });
         Ok(0)
     }
@@ -144,19 +164,50 @@ impl MirageFile {
     /// SVM_BIND.
     pub(crate) fn svm_bind(
         _device: &Registered,
-        _args: &mut raw::drm_mirage_svm_bind,
-        _file: &File,
+        args: &mut raw::drm_mirage_svm_bind,
+        file: &File,
     ) -> Result<u32> {
-        Err(errno::not_supported())
+        args.pages_done = 0;
+        let need = match args.flags {
+            0 => Need::Read,
+            raw::drm_mirage_bind_flags_DRM_MIRAGE_BIND_WRITE => Need::Write,
+            _ => return Err(EINVAL),
+        };
+        if args.op != raw::drm_mirage_bind_op_DRM_MIRAGE_BIND_PREFETCH {
+            return Err(EINVAL);
+        }
+        let range = page_range(args.va, args.size)?;
+        let svm = file.inner().svm()?;
+        let current = current!();
+        let mm = current.mm().ok_or(EINVAL)?;
+        // DRM copies the argument back also when there is an error.
+        svm.prefetch(mm, range, need, &mut args.pages_done)?;
+        Ok(0)
     }
 
     /// SVM_QUERY.
     pub(crate) fn svm_query(
         _device: &Registered,
-        _args: &mut raw::drm_mirage_svm_query,
-        _file: &File,
+        args: &mut raw::drm_mirage_svm_query,
+        file: &File,
     ) -> Result<u32> {
-        Err(errno::not_supported())
+        let this = file.inner();
+        require_zero(&[args.flags])?;
+        if usize::try_from(args.page_size)? != size_of::<raw::drm_mirage_page>() {
+            return Err(EINVAL);
+        }
+        let range = page_range(args.va, args.size)?;
+        if args.size >> PAGE_SHIFT > this.gpu.param(Param::QueryPagesMax) {
+            return Err(EINVAL);
+        }
+        let svm = this.svm()?;
+        let current = current!();
+        let mm = current.mm().ok_or(EINVAL)?;
+        let len = usize::try_from(args.size >> PAGE_SHIFT)? * size_of::<raw::drm_mirage_page>();
+        let user = UserPtr::from_addr(usize::try_from(args.pages_ptr)?);
+        let mut writer = UserSlice::new(user, len).writer();
+        svm.query(mm, range, |words| writer.write_slice(words.as_bytes()))?;
+        Ok(0)
     }
 
     /// FAULT_REPORT.
@@ -209,6 +260,28 @@ fn param(number: u64) -> Result<Param> {
         raw::drm_mirage_param_DRM_MIRAGE_PARAM_QUERY_PAGES_MAX => Param::QueryPagesMax,
         _ => return Err(EINVAL),
     })
+}
+
+/// First address past what a process can map.
+const USER_END: u64 = 1 << 47;
+
+/// A range of whole pages that a process could map.
+fn page_range(start: u64, size: u64) -> Result<Range<u64>> {
+    let end = start.checked_add(size).ok_or(EINVAL)?;
+    let aligned = (start | size) % (1 << PAGE_SHIFT) == 0;
+    if size == 0 || !aligned || end > USER_END {
+        return Err(EINVAL);
+    }
+    Ok(start..end)
+}
+
+/// The file, as its address space knows it.
+fn client(file: &File) -> Client {
+    Client {
+        id: file.client_id(),
+        process: Process::current(),
+        events: file.events().clone(),
+    }
 }
 
 /// The range that SVM_INIT leaves to the driver, checked.

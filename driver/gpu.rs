@@ -20,7 +20,7 @@ use crate::{
     mirror::REGION_SIZE,
     regs::*,
     runlist::{RunlistChannel, Runlists},
-    svm::Svm,
+    svm::{FaultLog, Svm, FEATURES, QUERY_PAGES_MAX},
     tlb::{Scope, Tlb},
     vram::{Vram, VramOffset},
 };
@@ -28,8 +28,6 @@ use kernel::{
     device::Bound,
     impl_has_delayed_work, impl_has_work, new_delayed_work, new_mutex, new_work, pci,
     prelude::*,
-    seq_file::SeqFile,
-    seq_print,
     sync::{
         atomic::{Atomic, Full, Relaxed},
         Arc, Mutex,
@@ -83,6 +81,9 @@ pub(crate) struct Gpu {
     pub(crate) vram: Vram,
     pub(crate) dma: MirrorDma,
     pub(crate) counters: Arc<Counters>,
+    /// The last channels that were stopped.
+    #[pin]
+    pub(crate) fault_log: FaultLog,
     #[pin]
     pub(crate) tlb: Tlb,
     /// Channel table; the index is the hardware's channel ID.
@@ -171,6 +172,7 @@ impl Gpu {
                 vram,
                 dma,
                 counters,
+                fault_log <- FaultLog::new(),
                 tlb <- Tlb::new(tlb_bar0, tlb_counters),
                 channels <- new_mutex!([const { None }; CHANNELS], "mirage::channels"),
                 slots <- new_mutex!(Slots::new(), "mirage::slots"),
@@ -198,7 +200,7 @@ impl Gpu {
             Param::ChannelsMax => CHANNELS as u64,
             Param::UnmanagedAlign | Param::UnmanagedMin => REGION_SIZE,
             Param::PushMax => PUSH_MAX as u64,
-            Param::Features => 0,
+            Param::Features => FEATURES.into(),
             Param::CopyClass => VOLTA_DMA_COPY_A.into(),
             Param::CopyEngines => COPY_ENGINES.len() as u64,
             Param::PushesMax => PUSHES_MAX.into(),
@@ -206,13 +208,8 @@ impl Gpu {
             Param::ChannelsPerFile => CHANNELS_PER_FILE as u64,
             Param::TimeoutDefault => TIMEOUT_DEFAULT_MS.into(),
             Param::TimeoutMax => TIMEOUT_MAX_MS.into(),
-            Param::QueryPagesMax => 0,
+            Param::QueryPagesMax => QUERY_PAGES_MAX as u64,
         }
-    }
-
-    /// Writes the counters, a line each.
-    pub(crate) fn show_counters(&self, seq: &SeqFile) {
-        seq_print!(seq, "{}", *self.counters);
     }
 
     /// The channel whose instance block is at `inst`.
@@ -295,6 +292,13 @@ impl Gpu {
             return Err(ENODEV);
         }
         Ok(svms.push(svm.clone(), GFP_KERNEL)?)
+    }
+
+    /// The address space of the file with the smallest number that is `client` or more.
+    pub(crate) fn next_svm(&self, client: u64) -> Option<Arc<Svm>> {
+        let svms = self.svms.lock();
+        let candidates = svms.iter().filter(|svm| svm.client() >= client);
+        candidates.min_by_key(|svm| svm.client()).cloned()
     }
 
     /// Forgets an address space.

@@ -48,6 +48,11 @@ pub(crate) enum LeafSize {
 }
 
 impl LeafSize {
+    /// log2 of the 4 KiB pages under it.
+    pub(crate) const fn order(self) -> u32 {
+        self.pages().ilog2()
+    }
+
     /// 4 KiB pages under it.
     pub(crate) const fn pages(self) -> usize {
         match self {

@@ -48,7 +48,8 @@
 //! 4. `Gpu::channels`: nothing is allocated under it, because fences signal by way of it. Finding a channel does not nest.
 //! 5. `Gpu::svms`.
 //! 6. `Channel::state`: stopping a channel waits for the hardware under it.
-//! 7. `Gpu::preempt`, `Gpu::runlists`, `Gpu::slots`, `Svm::pending`, `Svm::reports`: leaves.
+//! 7. `Gpu::preempt`, `Gpu::runlists`, `Gpu::slots`, `Svm::pending`, `Svm::reports`, `FaultLog::entries`: leaves. `Svm::dropped_events`, then
+//!    `EventSender::file`, then DRM's `event_lock`: nothing else under them.
 //! 8. `Svm::space`: regions are made and removed under it, which waits for invalidations that run. So nothing that an
 //!    invalidate callback, or the holder of an mmap lock, can wait for may come before it.
 //! 9. The allocator of device memory ([`vram`]): allocates memory under its lock, so it comes before everything that reclaim takes.

@@ -13,12 +13,13 @@ use crate::{
     gpu::Gpu,
     gpu_pt::{
         block::{Block, BlockTables, Stale},
-        Access, BIG_PAGES, BIG_TABLE_SIZE, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT,
+        Access, LeafSize, BIG_PAGES, BIG_TABLE_SIZE, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT,
     },
     kapi::{
         dma::DmaAddr,
         hmm::{MirroredPages, Need},
         notifier::{IntervalNotifier, Invalidation, Mirror, WouldBlock},
+        trace,
     },
     tlb::{CacheLevel, Scope, TlbGuard},
     vram::{VramOffset, VramPage},
@@ -32,6 +33,7 @@ use kernel::{
 
 mod map;
 
+pub(crate) use map::Mapped;
 use map::{dma_map_missing, upgrade_leaves, write_leaves};
 
 /// log2 of the size of a region.
@@ -59,14 +61,15 @@ impl Region {
     /// Registers the notifier; `tables` are the region's own.
     pub(crate) fn new<'a>(
         mm: &'a MmWithUser,
-        gpu: Arc<Gpu>,
-        pdb: VramOffset,
+        owner: Owner,
         tables: BlockArray,
     ) -> impl PinInit<Self, Error> + 'a {
         let start = tables.start;
+        let Owner { gpu, pdb, client } = owner;
         let state = RegionState {
             gpu,
             pdb,
+            client,
             tables,
             unlinked: false,
         };
@@ -142,6 +145,11 @@ impl BlockArray {
             .sum()
     }
 
+    /// Pages of device memory that the tables take.
+    pub(crate) fn pages(&self) -> usize {
+        1 + self.blocks.iter().flatten().count()
+    }
+
     /// Calls `f` for each block with tables that has pages of `pages` (counted in the region), with the pages (counted in the block).
     fn for_each(
         &mut self,
@@ -159,10 +167,19 @@ impl BlockArray {
     }
 }
 
+/// The address space that a region belongs to.
+pub(crate) struct Owner {
+    pub(crate) gpu: Arc<Gpu>,
+    pub(crate) pdb: VramOffset,
+    /// Number of the file, for traces.
+    pub(crate) client: u64,
+}
+
 /// What the update lock of a region protects.
 pub(crate) struct RegionState {
     gpu: Arc<Gpu>,
     pdb: VramOffset,
+    client: u64,
     tables: BlockArray,
     /// The directory does not lead to the tables any more; another region may be there.
     unlinked: bool,
@@ -189,14 +206,16 @@ impl RegionState {
         &mut self.tables
     }
 
+    /// What the GPU may do with a page of a block, if it is mapped, and by a leaf of which size.
+    pub(crate) fn leaf(&mut self, block: usize, page: usize) -> Option<(Access, LeafSize)> {
+        let vram = &self.gpu.vram;
+        let block = self.tables.block(block).filter(|_| page < BLOCK_PAGES)?;
+        block.lookup(vram, page)
+    }
+
     /// Whether the GPU has what `need` says for a page already.
     pub(crate) fn satisfies(&mut self, block: usize, page: usize, need: Need) -> bool {
-        let vram = &self.gpu.vram;
-        let access = self
-            .tables
-            .block(block)
-            .and_then(|b| b.lookup(vram, page))
-            .map(|(access, _)| access);
+        let access = self.leaf(block, page).map(|(access, _)| access);
         match need {
             Need::Snapshot => true,
             Need::Read => access.is_some(),
@@ -210,7 +229,7 @@ impl RegionState {
     ///
     /// `ENOMEM`: a page could not be DMA-mapped; pages before it may be mapped. `EPERM`: a needed page is not for devices. `EBUSY`: the
     /// region was given up meanwhile.
-    pub(crate) fn map(&mut self, window: Window<'_>, pages: MirroredPages<'_>) -> Result<Stale> {
+    pub(crate) fn map(&mut self, window: Window<'_>, pages: MirroredPages<'_>) -> Result<Mapped> {
         if self.unlinked {
             return Err(EBUSY);
         }
@@ -220,9 +239,9 @@ impl RegionState {
         let scratch = window.scratch.get_mut(..needs.len()).ok_or(EINVAL)?;
 
         scratch.fill(None);
-        let mapped = upgrade_leaves(gpu, block, first, needs, pages).and_then(|stale| {
+        let mapped = upgrade_leaves(gpu, block, first, needs, pages).and_then(|upgraded| {
             dma_map_missing(gpu, block, first, needs, pages, scratch)?;
-            Ok(stale.max(write_leaves(gpu, block, first, scratch)?))
+            Ok(upgraded.and(write_leaves(gpu, block, first, scratch)?))
         });
         // What is left was mapped for DMA and not written, because of an error.
         scratch
@@ -286,6 +305,21 @@ impl RegionState {
         });
     }
 
+    /// Records what an invalidation did: how many pages went.
+    fn trace(&self, inv: &Invalidation<'_>, taken: Result<usize, WouldBlock>) {
+        trace::invalidate(|| trace::Invalidate {
+            client: self.client,
+            start: inv.range().start as u64,
+            end: inv.range().end as u64,
+            seq: inv.seq(),
+            // CAST: A region has fewer.
+            pages: *taken.as_ref().unwrap_or(&0) as u32,
+            cause: inv.cause(),
+            blockable: inv.blockable(),
+            refused: taken.is_err(),
+        });
+    }
+
     /// The pages of `range` that are in the region.
     fn pages_in(&self, range: &Range<usize>) -> Range<usize> {
         let page = |va: usize| {
@@ -304,23 +338,25 @@ impl Mirror for RegionState {
         let pages = self.pages_in(&inv.range());
         if self.tables.mapped() == 0 || pages.is_empty() {
             gpu.counters.empty_invalidations.inc();
+            self.trace(inv, Ok(0));
             return Ok(());
         }
         let tlb = if inv.blockable() {
             gpu.tlb.lock()
         } else {
-            gpu.tlb
-                .try_lock()
-                .ok_or(WouldBlock)
-                .inspect_err(|_| gpu.counters.refused_invalidations.inc())?
+            gpu.tlb.try_lock().ok_or(WouldBlock).inspect_err(|_| {
+                gpu.counters.refused_invalidations.inc();
+                self.trace(inv, Err(WouldBlock));
+            })?
         };
-        match self.unmap(pages, &tlb) {
-            0 => gpu.counters.empty_invalidations.inc(),
-            pages => {
-                gpu.counters.invalidations.inc();
-                gpu.counters.invalidated_pages.add(pages);
-            }
+        let taken = self.unmap(pages, &tlb);
+        if taken == 0 {
+            gpu.counters.empty_invalidations.inc();
+        } else {
+            gpu.counters.invalidations.inc();
+            gpu.counters.invalidated_pages.add(taken);
         }
+        self.trace(inv, Ok(taken));
         Ok(())
     }
 

@@ -24,12 +24,21 @@ use kernel::{
     workqueue::{HasWork, Work, WorkItem},
 };
 
+mod bind;
+mod dump;
+mod events;
 mod pending;
+mod query;
 mod refuse;
 mod service;
 mod space;
+mod traces;
 
+pub(crate) use bind::FEATURES;
+pub(crate) use dump::Dump;
+pub(crate) use events::{Client, FaultLog};
 use pending::{Pending, WORKERS};
+pub(crate) use query::QUERY_PAGES_MAX;
 use service::Worker;
 use space::Space;
 
@@ -111,6 +120,11 @@ struct Reports {
 pub(crate) struct Svm {
     gpu: Arc<Gpu>,
     mm: ARef<Mm>,
+    /// The file.
+    client: Client,
+    /// Events that were lost since the last one that was sent.
+    #[pin]
+    dropped_events: Mutex<u32>,
     /// Left to the driver; never mirrored.
     unmanaged: Range<u64>,
     pdb: VramOffset,
@@ -154,9 +168,15 @@ where
 }
 
 impl Svm {
-    /// Mirrors the address space `mm` on `gpu`, except for `unmanaged`, which is aligned to regions.
-    pub(crate) fn new(gpu: &Arc<Gpu>, mm: &MmWithUser, unmanaged: Range<u64>) -> Result<Arc<Self>> {
-        let space = Space::new(&gpu.vram, unmanaged.start)?;
+    /// Mirrors the address space `mm` on `gpu`, except for `unmanaged`, which is aligned to regions, for the file
+    /// `client`.
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        mm: &MmWithUser,
+        unmanaged: Range<u64>,
+        client: Client,
+    ) -> Result<Arc<Self>> {
+        let space = Space::new(&gpu.vram, unmanaged.start, client.id)?;
         let reports = Reports {
             queue: KVec::with_capacity(REPORTS_MAX, GFP_KERNEL)?,
             dropped: 0,
@@ -165,6 +185,8 @@ impl Svm {
             try_pin_init!(Self {
                 gpu: gpu.clone(),
                 mm: ARef::from(&**mm),
+                client,
+                dropped_events <- new_mutex!(0, "mirage::dropped_events"),
                 unmanaged,
                 pdb: space.pdb(),
                 space <- new_mutex!(Some(space), "mirage::space"),
@@ -185,6 +207,11 @@ impl Svm {
     /// The device.
     pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
+    }
+
+    /// Number of the file.
+    pub(crate) fn client(&self) -> u64 {
+        self.client.id
     }
 
     /// Root of the page tables.
@@ -314,7 +341,7 @@ impl Svm {
     }
 
     /// Queues a report for the program.
-    pub(crate) fn report(&self, report: FaultReport) {
+    fn queue_report(&self, report: FaultReport) {
         let mut reports = self.reports.lock();
         if reports.queue.push_within_capacity(report).is_err() {
             reports.dropped = reports.dropped.saturating_add(1);

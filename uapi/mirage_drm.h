@@ -205,11 +205,11 @@ struct drm_mirage_page {
 /**
  * struct drm_mirage_svm_query - SVM_QUERY
  *
- * Fills in two views of each page of 4 KiB: what the GPU's page tables hold, and what the CPU's hold, seen without faulting anything in. Each view of a page is true at
+ * Fills in two views of each page of 4 KiB: what the GPU's page tables hold, and what the CPU's hold, seen without faulting anything in. In the range left to the driver the GPU's view is empty. Each view of a page is true at
  * some moment during the call; pages may change meanwhile.
  *
  * Errors: -ENXIO before SVM_INIT; -EINVAL if @va or @size is not a multiple of 4096, @size is 0 or more than DRM_MIRAGE_PARAM_QUERY_PAGES_MAX pages,
- * the range overflows or ends above 2^47; -EFAULT if @pages_ptr cannot be written; -EINTR; -ENOMEM.
+ * the range overflows or ends above 2^47; -EFAULT if @pages_ptr cannot be written; -EINTR; -EAGAIN when the memory changed all the time; -ENOMEM.
  */
 struct drm_mirage_svm_query {
 	/** @va: first address */
@@ -444,7 +444,7 @@ enum drm_mirage_event_type {
 /**
  * struct drm_mirage_event_fault - a channel was stopped
  *
- * The event is there before the fences of the channel signal. When 4096 bytes of events wait, further ones are dropped and counted.
+ * The event is there before the fences of the channel signal. When 4096 bytes of events wait, or there is no memory, further ones are dropped and counted.
  */
 struct drm_mirage_event_fault {
 	/** @base: type and length of the record */

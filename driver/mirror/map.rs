@@ -23,6 +23,31 @@ use crate::{
 };
 use kernel::prelude::*;
 
+/// What mapping a window did.
+#[derive(Default)]
+pub(crate) struct Mapped {
+    /// What the device may have cached of before.
+    pub(crate) stale: Stale,
+    /// Pages that were not mapped before.
+    pub(crate) pages: usize,
+    /// Pages of the largest leaf that was written; 0: none was.
+    pub(crate) largest: usize,
+    /// Leaves that became writable.
+    pub(crate) upgrades: usize,
+}
+
+impl Mapped {
+    /// What this and `then` did together.
+    pub(super) fn and(self, then: Self) -> Self {
+        Self {
+            stale: self.stale.max(then.stale),
+            pages: self.pages + then.pages,
+            largest: self.largest.max(then.largest),
+            upgrades: self.upgrades + then.upgrades,
+        }
+    }
+}
+
 /// Makes pages writable that are mapped read-only, that a fault wants to write, and that the CPU may write by now.
 pub(super) fn upgrade_leaves(
     gpu: &Gpu,
@@ -30,8 +55,8 @@ pub(super) fn upgrade_leaves(
     first: usize,
     needs: &[Need],
     pages: MirroredPages<'_>,
-) -> Result<Stale> {
-    let mut stale = Stale::Nothing;
+) -> Result<Mapped> {
+    let mut mapped = Mapped::default();
     let writes = needs
         .iter()
         .enumerate()
@@ -48,11 +73,12 @@ pub(super) fn upgrade_leaves(
         let whole = leaf.clone().all(|p| cpu_page(p).is_some());
         let dirty = if whole { leaf } else { page..page + 1 };
         dirty.filter_map(cpu_page).for_each(|p| p.mark_dirty());
-        stale = stale.max(block.upgrade(&gpu.vram, page, whole)?);
+        mapped.stale = mapped.stale.max(block.upgrade(&gpu.vram, page, whole)?);
+        mapped.upgrades += 1;
         gpu.counters.upgrades.inc();
         gpu.counters.splits.add(block.take_splits());
     }
-    Ok(stale)
+    Ok(mapped)
 }
 
 /// DMA-maps the pages that the CPU has and the GPU has not.
@@ -96,8 +122,8 @@ pub(super) fn write_leaves(
     block: &mut Block,
     first: usize,
     slots: &mut [Slot],
-) -> Result<Stale> {
-    let mut stale = Stale::Nothing;
+) -> Result<Mapped> {
+    let mut mapped = Mapped::default();
     let mut counts = LeafCounts::default();
     let mut i = 0;
     while let Some(rest) = slots.get_mut(i..).filter(|rest| !rest.is_empty()) {
@@ -114,7 +140,9 @@ pub(super) fn write_leaves(
             size,
             pte: Pte::sysmem(dma, access)?,
         };
-        stale = stale.max(block.map(&gpu.vram, leaf)?);
+        mapped.stale = mapped.stale.max(block.map(&gpu.vram, leaf)?);
+        mapped.pages += size.pages();
+        mapped.largest = mapped.largest.max(size.pages());
         counts.add(size);
         rest.iter_mut()
             .take(size.pages())
@@ -124,7 +152,7 @@ pub(super) fn write_leaves(
     gpu.counters.leaves_4k.add(counts.small);
     gpu.counters.leaves_64k.add(counts.big);
     gpu.counters.leaves_2m.add(counts.huge);
-    Ok(stale)
+    Ok(mapped)
 }
 
 /// Whether a leaf of `size` at `page` can stand for the first of `slots`.

@@ -60,6 +60,7 @@ impl Svm {
         if !channel.is_of_this_life(fault.timestamp) {
             return;
         }
+        self.trace_cancel(fault, reason, batch);
         let report = FaultReport::new(channel.id(), fault.va, fault.access.into(), reason);
         channel.fail(FaultReport { batch, ..report });
     }

@@ -18,6 +18,7 @@ use crate::{
     },
     mirror::{Region, Slot, Window},
     tlb::Scope,
+    vram::VramOffset,
 };
 use core::ops::Range;
 use kernel::{
@@ -51,7 +52,7 @@ struct Scratch {
 }
 
 pub(super) struct BlockScratch {
-    needs: [Need; BLOCK_PAGES],
+    pub(super) needs: [Need; BLOCK_PAGES],
     pfns: [usize; BLOCK_PAGES],
     slots: [Slot; BLOCK_PAGES],
 }
@@ -69,13 +70,13 @@ pub(super) struct Batch {
 }
 
 /// Part of a block that is faulted in at once.
-struct Part<'a> {
-    region: &'a Region,
-    mm: &'a MmWithUser,
+pub(super) struct Part<'a> {
+    pub(super) region: &'a Region,
+    pub(super) mm: &'a MmWithUser,
     /// Address of the block.
-    block_va: u64,
+    pub(super) block_va: u64,
     /// Pages in the block.
-    pages: Range<usize>,
+    pub(super) pages: Range<usize>,
 }
 
 impl Worker {
@@ -146,11 +147,8 @@ impl Svm {
 
     /// Lets the accesses of a batch go on.
     fn end_batch(&self, batch: Batch) {
-        let scope = batch.upgraded.map(|range| Scope {
-            pdb: self.pdb,
-            range: Some(range),
-            level: batch.stale.into(),
-        });
+        let scope = batch.scope(self.pdb);
+        self.trace_replay(scope.as_ref(), batch.number);
         if self.gpu.tlb.lock().replay(scope.as_ref()).is_err() {
             self.gpu.stop_dma("the device takes no replay");
         }
@@ -168,6 +166,9 @@ impl Svm {
         scratch: &mut BlockScratch,
         batch: &mut Batch,
     ) {
+        faults
+            .iter()
+            .for_each(|fault| self.trace_fault(fault, batch.number));
         let Some(mm) = self.mm.mmget_not_zero() else {
             return faults
                 .iter()
@@ -297,7 +298,7 @@ impl Svm {
     /// # Errors
     ///
     /// A page that is needed cannot be had; `ENOMEM`; `EBUSY`: it changed all the time.
-    fn service_part(
+    pub(super) fn service_part(
         &self,
         part: &Part<'_>,
         scratch: &mut BlockScratch,
@@ -319,8 +320,12 @@ impl Svm {
                 }
                 continue;
             }
+            let seq = faulted.seq();
             match faulted.commit() {
-                Err(e) if e == EAGAIN => self.gpu.counters.retries.inc(),
+                Err(e) if e == EAGAIN => {
+                    self.gpu.counters.retries.inc();
+                    self.trace_retry(part.addresses(), seq, batch.number);
+                }
                 Err(e) => return Err(e),
                 Ok(mut commit) => {
                     let (state, pages) = commit.parts();
@@ -330,8 +335,10 @@ impl Svm {
                         needs,
                         scratch: &mut scratch.slots,
                     };
-                    let stale = state.map(window, pages)?;
-                    batch.add_upgraded(stale, part.block_va..part.block_va + (1 << BLOCK_SHIFT));
+                    let mapped = state.map(window, pages)?;
+                    let block = part.block_va..part.block_va + (1 << BLOCK_SHIFT);
+                    self.trace_commit(part.addresses(), seq, &mapped, batch.number);
+                    batch.add_upgraded(mapped.stale, block);
                     return Ok(());
                 }
             }
@@ -341,7 +348,11 @@ impl Svm {
     }
 
     /// The region of a block, with tables for the block, so that mapping needs no memory.
-    fn reserve(&self, mm: &MmWithUser, block_va: u64) -> Result<kernel::sync::Arc<Region>, Reason> {
+    pub(super) fn reserve(
+        &self,
+        mm: &MmWithUser,
+        block_va: u64,
+    ) -> Result<kernel::sync::Arc<Region>, Reason> {
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(Reason::Device)?;
         for _ in 0..EVICTIONS_MAX {
@@ -392,6 +403,12 @@ impl Svm {
 }
 
 impl<'a> Part<'a> {
+    /// Its addresses.
+    fn addresses(&self) -> Range<u64> {
+        let address = |page: usize| self.block_va + ((page as u64) << PAGE_SHIFT);
+        address(self.pages.start)..address(self.pages.end)
+    }
+
     /// A request from the page at position `index` of the part on.
     fn request(&self, index: usize, need: Need) -> FaultRequest<'a> {
         // CAST: `usize` has 64 bits.
@@ -429,6 +446,15 @@ fn fault_in(part: &Part<'_>, needs: &[Need], pfns: &mut [usize]) -> Result {
 }
 
 impl Batch {
+    /// What must be dropped from the TLB, if rights were added.
+    pub(super) fn scope(&self, pdb: VramOffset) -> Option<Scope> {
+        Some(Scope {
+            pdb,
+            range: Some(self.upgraded.clone()?),
+            level: self.stale.into(),
+        })
+    }
+
     fn add_upgraded(&mut self, stale: Stale, range: Range<u64>) {
         if stale == Stale::Nothing {
             return;

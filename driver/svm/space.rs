@@ -12,7 +12,7 @@ use crate::{
         block::{Block, Leaf, Stale},
         Access, LeafSize, Pte, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT,
     },
-    mirror::{BlockArray, Region, REGION_SHIFT},
+    mirror::{BlockArray, Owner, Region, REGION_SHIFT},
     tlb::{CacheLevel, Scope},
     vram::{Vram, VramOffset},
 };
@@ -31,6 +31,8 @@ const REAP_MIN: usize = 64;
 
 /// The regions and tables of one address space. Protected by the space lock.
 pub(super) struct Space {
+    /// Number of the file, for traces.
+    client: u64,
     regions: RBTree<u64, Arc<Region>>,
     count: usize,
     reap_at: usize,
@@ -43,11 +45,12 @@ pub(super) struct Space {
 
 impl Space {
     /// An empty address space, with page tables for the driver's own memory at `unmanaged`.
-    pub(super) fn new(vram: &Vram, unmanaged: u64) -> Result<Self> {
+    pub(super) fn new(vram: &Vram, unmanaged: u64, client: u64) -> Result<Self> {
         let mut directory = Directory::new(vram)?;
         let pde0 = directory.get(vram, unmanaged)?;
         let unmanaged = BlockArray::new(unmanaged, pde0, vram.alloc_page()?)?;
         Ok(Self {
+            client,
             regions: RBTree::new(),
             count: 0,
             reap_at: REAP_MIN,
@@ -99,12 +102,27 @@ impl Space {
         pde0: VramOffset,
     ) -> Result<Arc<Region>> {
         let tables = BlockArray::new(start, pde0, gpu.vram.alloc_page()?)?;
-        let pdb = self.directory.pdb();
-        let region = Arc::pin_init(Region::new(mm, gpu.clone(), pdb, tables), GFP_KERNEL)?;
+        let owner = Owner {
+            gpu: gpu.clone(),
+            pdb: self.directory.pdb(),
+            client: self.client,
+        };
+        let region = Arc::pin_init(Region::new(mm, owner, tables), GFP_KERNEL)?;
         let node = RBTreeNode::new(start >> REGION_SHIFT, region.clone(), GFP_KERNEL)?;
         self.regions.insert(node);
         self.count += 1;
         Ok(region)
+    }
+
+    /// The region of `va`, if there is one.
+    pub(super) fn find(&self, va: u64) -> Option<Arc<Region>> {
+        self.regions.get(&(va >> REGION_SHIFT)).cloned()
+    }
+
+    /// The first region whose number is `key` or more.
+    pub(super) fn region_from(&self, key: u64) -> Option<Arc<Region>> {
+        let cursor = self.regions.cursor_lower_bound(&key)?;
+        Some(cursor.current().1.clone())
     }
 
     /// Gives up a region that was not used lately: the next, in the order of addresses, that no fault has named since the hand
