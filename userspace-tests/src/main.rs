@@ -9,16 +9,19 @@ use harness::Test;
 use regex_lite::Regex;
 
 mod arguments;
+mod bind;
 mod channels;
 mod copy;
 mod cow;
 mod device;
+mod events;
 mod exec;
 mod fairness;
 mod faults;
 mod fixture;
 mod harness;
 mod igt;
+mod introspect;
 mod invalidate;
 mod ioctls;
 mod leaves;
@@ -26,6 +29,7 @@ mod memory;
 mod operations;
 mod permission;
 mod process;
+mod query;
 mod region;
 mod remap;
 mod robust;
@@ -33,6 +37,7 @@ mod samples;
 mod submit;
 mod sync;
 mod sys;
+mod traces;
 
 /// All tests; those that take the device away come last.
 const ALL: &[&[Test]] = &[
@@ -53,6 +58,11 @@ const ALL: &[&[Test]] = &[
     faults::TESTS,
     fairness::TESTS,
     process::TESTS,
+    events::TESTS,
+    query::TESTS,
+    bind::TESTS,
+    introspect::TESTS,
+    traces::TESTS,
     device::TESTS,
 ];
 

@@ -145,3 +145,79 @@ pub(crate) fn ioctl_at(fd: BorrowedFd<'_>, request: u64, addr: u64) -> nix::Resu
     // SAFETY: the callers' addresses are null, not mapped, or the kernel's: it returns EFAULT.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, addr) }).map(drop)
 }
+
+/// A page below 4 GiB, and the system calls of a 32-bit program on it.
+#[derive(Debug)]
+pub(crate) struct Low(std::ptr::NonNull<libc::c_void>);
+
+impl Low {
+    const SIZE: usize = 4096;
+
+    pub(crate) fn new() -> Result<Self> {
+        use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
+        let size = std::num::NonZeroUsize::new(Self::SIZE).context("size")?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT;
+        // SAFETY: without MAP_FIXED the kernel picks a place that is free.
+        Ok(Low(
+            unsafe { mmap_anonymous(None, size, prot, flags) }.context("mmap")?
+        ))
+    }
+
+    pub(crate) fn addr(&self) -> u64 {
+        self.0.as_ptr().expose_provenance() as u64
+    }
+
+    /// The 64-bit word at `offset`.
+    pub(crate) fn word(&self, offset: usize) -> u64 {
+        assert!(offset % 8 == 0 && offset + 8 <= Self::SIZE);
+        // SAFETY: inside the mapping and aligned, by the check; the kernel is done with it.
+        unsafe { self.0.byte_add(offset).cast::<u64>().read_volatile() }
+    }
+
+    /// Reserves `size` bytes below 4 GiB, at a multiple of their number; never given back.
+    pub(crate) fn reserve(&self, size: u64) -> Result<u64> {
+        use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
+        let len = std::num::NonZeroUsize::new(2 * size as usize).context("size")?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT | MapFlags::MAP_NORESERVE;
+        // SAFETY: without MAP_FIXED the kernel picks a place that is free.
+        let addr =
+            unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }.context("mmap")?;
+        Ok((addr.as_ptr().expose_provenance() as u64).next_multiple_of(size))
+    }
+
+    /// An ioctl by the way that 32-bit programs take.
+    pub(crate) fn call<T: bytemuck::Pod>(
+        &self,
+        fd: BorrowedFd<'_>,
+        id: mirage::uapi::IoctlId,
+        argument: T,
+    ) -> Result<T> {
+        const SYS_IOCTL_32: u64 = 54;
+        let request = crate::ioctls::request(id.nr(), size_of::<T>());
+        assert!(size_of::<T>() <= Self::SIZE);
+        // SAFETY: the argument fits into the mapping, which nothing else uses.
+        unsafe { self.0.cast::<T>().write_volatile(argument) };
+        let mut result = SYS_IOCTL_32;
+        // SAFETY: an ioctl whose argument is in the mapping, as in `ioctl` above; rbx is restored.
+        unsafe {
+            std::arch::asm!(
+                "xchg {fd:r}, rbx",
+                "int 0x80",
+                "xchg {fd:r}, rbx",
+                fd = inout(reg) fd.as_raw_fd() as u64 => _,
+                inout("rax") result,
+                in("rcx") request,
+                in("rdx") self.addr(),
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+        // The register holds the 32 bits of an `int`.
+        let result = result as i32;
+        if result < 0 {
+            return Err(Errno::from_raw(-result)).with_context(|| format!("{id:?}"));
+        }
+        // SAFETY: the kernel wrote plain integers there, or left what was written above.
+        Ok(unsafe { self.0.cast::<T>().read_volatile() })
+    }
+}
