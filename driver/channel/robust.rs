@@ -69,9 +69,22 @@ impl Channel {
         self.fail(FaultReport::new(self.id, addr, ReportAccess::None, reason));
     }
 
+    /// Ends the channel because of a fault that the device reported at `timestamp`. One from before the last reset has no effect.
+    pub(crate) fn fail_for_fault(&self, report: FaultReport, timestamp: u64) {
+        self.end_unless_reset_since(EIO, Some(report), timestamp);
+    }
+
     /// Ends the channel: the hardware forgets it, its unfinished work signals with `error`.
     pub(crate) fn end(&self, error: Error, report: Option<FaultReport>) {
+        self.end_unless_reset_since(error, report, u64::MAX);
+    }
+
+    fn end_unless_reset_since(&self, error: Error, report: Option<FaultReport>, timestamp: u64) {
         let mut state = self.state.lock();
+        // Under the lock: who was told of the fault by another packet may be resetting the channel right now.
+        if !self.is_of_this_life(timestamp) {
+            return;
+        }
         if let Some(before) = state.error {
             // One that could be reset cannot be any more.
             if before == EIO {

@@ -30,7 +30,7 @@ impl Svm {
             self.gpu.counters.second_looks.inc();
             return;
         }
-        if fault.channel.has_ended() {
+        if fault.channel.has_ended() || !fault.channel.is_of_this_life(fault.timestamp) {
             // Its accesses are gone with it, and one at the same address may be of another channel by now.
             return;
         }
@@ -62,7 +62,7 @@ impl Svm {
         }
         self.trace_cancel(fault, reason, batch);
         let report = FaultReport::new(channel.id(), fault.va, fault.access.into(), reason);
-        channel.fail(FaultReport { batch, ..report });
+        channel.fail_for_fault(FaultReport { batch, ..report }, fault.timestamp);
     }
 
     /// Ends the channel of an access that the hardware has given up.
