@@ -35,6 +35,7 @@ mod slot;
 
 pub(crate) use exec::Exec;
 use faulted::FaultState;
+pub(crate) use faulted::LookTime;
 use queue::Queue;
 use ring::Ring;
 pub(crate) use ring::{CHANNEL_MEM, MAPPED};

@@ -12,6 +12,8 @@ use kernel::{io::register::Array, new_mutex, prelude::*, sync::Mutex, time::Delt
 
 /// How long a bad access that does not come again keeps another one from being looked at, nanoseconds of the device's clock.
 const SECOND_LOOK_MAX: u64 = Delta::from_millis(10).as_nanos() as u64;
+/// Looks after which an access counts as waiting although others are replayed all the time.
+const LOOKS_MAX: u32 = 64;
 /// Ticks of the watchdog that a channel may be switched out before the access is tried again.
 const TICKS_MAX: u32 = 2;
 
@@ -20,6 +22,17 @@ struct Suspect {
     va: u64,
     /// When it was looked at, on the device's clock.
     since: u64,
+    /// Times that it was looked at since.
+    looks: u32,
+}
+
+/// When a bad access is looked at, on the device's clock.
+#[derive(Clone, Copy)]
+pub(crate) struct LookTime {
+    pub(crate) now: u64,
+    /// When its address space last had all accesses tried again: one that waits has a packet from after that. An older packet may be of
+    /// an access that went through meanwhile, at an address that is no more.
+    pub(crate) replayed: u64,
 }
 
 #[derive(Default)]
@@ -47,15 +60,21 @@ impl FaultState {
 }
 
 impl Channel {
-    /// Whether a bad access has come a second time, in a packet that is younger than the first look at it. `now` is the device's time.
-    pub(crate) fn second_look(&self, fault: &Fault, now: u64) -> bool {
+    /// Whether a bad access has really come a second time, so that it must be waiting.
+    pub(crate) fn second_look(&self, fault: &Fault, at: LookTime) -> bool {
         let mut state = self.faults.state.lock();
-        match &state.suspect {
-            Some(suspect) if suspect.va == fault.va && fault.timestamp > suspect.since => true,
-            Some(suspect) if now.saturating_sub(suspect.since) < SECOND_LOOK_MAX => false,
+        match &mut state.suspect {
+            Some(suspect) if suspect.va == fault.va && fault.timestamp > suspect.since => {
+                suspect.looks += 1;
+                fault.timestamp > at.replayed || suspect.looks > LOOKS_MAX
+            }
+            Some(suspect) if at.now.saturating_sub(suspect.since) < SECOND_LOOK_MAX => false,
             _ => {
-                let (va, since) = (fault.va, now);
-                state.suspect = Some(Suspect { va, since });
+                state.suspect = Some(Suspect {
+                    va: fault.va,
+                    since: at.now,
+                    looks: 0,
+                });
                 false
             }
         }

@@ -4,7 +4,7 @@
 
 use super::{FaultReport, Reason, Svm};
 use crate::{
-    channel::Channel,
+    channel::{Channel, LookTime},
     fault::{Fault, FaultAccess, Origin},
     kapi::{
         hmm::Need,
@@ -12,9 +12,12 @@ use crate::{
     },
     tlb::CancelAccess,
 };
-use kernel::mm::{
-    virt::flags,
-    MmWithUser, //
+use kernel::{
+    mm::{
+        virt::flags,
+        MmWithUser, //
+    },
+    sync::atomic::Relaxed,
 };
 
 impl Svm {
@@ -26,7 +29,12 @@ impl Svm {
         if fault.access == FaultAccess::Prefetch {
             return;
         }
-        if !fault.channel.second_look(fault, self.gpu.ptimer_ns()) {
+        let at = LookTime {
+            now: self.gpu.ptimer_ns(),
+            replayed: self.replayed_at.load(Relaxed),
+        };
+        if !fault.channel.second_look(fault, at) {
+            self.suspicious.store(true, Relaxed);
             self.gpu.counters.second_looks.inc();
             return;
         }
