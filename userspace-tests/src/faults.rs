@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use mirage::{
-    lanes, Access, Atomic, Error, Fill, GpuPtr, Load, PushBuffer, Reason, Store, Subchannel,
-    COMPUTE,
+    lanes, Access, Atomic, Error, GpuPtr, Load, PushBuffer, Reason, Store, Subchannel, COMPUTE,
 };
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
@@ -16,7 +15,6 @@ use crate::channels::still_works;
 use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::guest_tests;
 use crate::region::{Region, PAGE};
-use crate::sys::fork;
 
 guest_tests![
     a_storm_of_100_000_faults_is_served in 600,
