@@ -54,7 +54,7 @@ pub(crate) const PUSHES_MAX: u32 = 256;
 /// Most fences that one EXEC waits for, and most places that get its fence.
 pub(crate) const SYNCS_MAX: u32 = 256;
 /// Time-out of a channel that asks for none.
-pub(crate) const TIMEOUT_DEFAULT_MS: u32 = 30_000;
+pub(crate) const TIMEOUT_DEFAULT_MS: u32 = 120_000;
 /// Longest time-out of a channel.
 pub(crate) const TIMEOUT_MAX_MS: u32 = 3_600_000;
 /// Longest wait for the hardware to let go of a channel.
