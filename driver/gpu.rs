@@ -18,6 +18,7 @@ use crate::{
         workqueue::{flush_work, OwnedQueue},
     },
     mirror::REGION_SIZE,
+    ptimer::ptimer_ns,
     regs::*,
     runlist::{RunlistChannel, Runlists},
     svm::{FaultLog, Svm, FEATURES, QUERY_PAGES_MAX},
@@ -275,14 +276,7 @@ impl Gpu {
 
     /// Nanoseconds of the device's clock, which fault packets carry.
     pub(crate) fn ptimer_ns(&self) -> u64 {
-        loop {
-            let high = self.bar0.read(NV_USERMODE_TIME_1);
-            let low = self.bar0.read(NV_USERMODE_TIME_0);
-            // The high part has moved on in between at most once in four seconds.
-            if self.bar0.read(NV_USERMODE_TIME_1).into_raw() == high.into_raw() {
-                return u64::from(high.nsec().get()) << 32 | u64::from(low.into_raw());
-            }
-        }
+        ptimer_ns(&self.bar0)
     }
 
     /// Registers an address space.

@@ -22,7 +22,7 @@
 //! * [`svm`]: one process on one GPU: regions, fault service, policy.
 //! * [`mirror`]: one region: notifier, update lock, commit, invalidate.
 //! * [`gpu_pt`]: format and walk of GPU page tables, pure logic.
-//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`runlist`], [`vram`], [`regs`], [`ram`], [`counters`]: the parts of the device.
+//! * [`directory`], [`push`], [`fault`], [`tlb`], [`channel`], [`runlist`], [`ptimer`], [`vram`], [`regs`], [`ram`], [`counters`]: the parts of the device.
 //! * [`kapi`]: safe wrappers of kernel interfaces; all `unsafe` code, all differences between kernel versions.
 //!
 //! # Glossary
@@ -73,6 +73,7 @@ mod gpu;
 mod gpu_pt;
 mod kapi;
 mod mirror;
+mod ptimer;
 mod push;
 mod ram;
 mod regs;

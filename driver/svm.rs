@@ -20,7 +20,7 @@ use kernel::{
     mm::{Mm, MmWithUser},
     new_mutex, new_work,
     prelude::*,
-    sync::{aref::ARef, atomic::Atomic, Arc, Mutex},
+    sync::{aref::ARef, Arc, Mutex},
     workqueue::{HasWork, Work, WorkItem},
 };
 
@@ -136,10 +136,6 @@ pub(crate) struct Svm {
     pending: Mutex<Pending<Fault>>,
     #[pin]
     workers: [Worker; WORKERS],
-    /// Whether there was a bad access; from then on it matters when accesses were replayed.
-    suspicious: Atomic<bool>,
-    /// Time of the device when the last replay began.
-    replayed_at: Atomic<u64>,
     #[pin]
     reports: Mutex<Reports>,
     #[pin]
@@ -196,8 +192,6 @@ impl Svm {
                 space <- new_mutex!(Some(space), "mirage::space"),
                 pending <- new_mutex!(Pending::new()?, "mirage::pending"),
                 workers <- pin_init::pin_init_array_from_fn(|_| Worker::new()),
-                suspicious: Atomic::new(false),
-                replayed_at: Atomic::new(0),
                 reports <- new_mutex!(reports, "mirage::reports"),
                 worker_0 <- new_work!("mirage::service"),
                 worker_1 <- new_work!("mirage::service"),

@@ -9,6 +9,7 @@ use crate::{
     counters::Counters,
     gpu_pt::{block::Stale, PAGE_SHIFT},
     kapi::mmio::{self, Bar0},
+    ptimer::ptimer_ns,
     regs::*,
     vram::VramOffset,
 };
@@ -16,7 +17,11 @@ use core::ops::Range;
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{lock::mutex::MutexGuard, Arc, Mutex},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        lock::mutex::MutexGuard,
+        Arc, Mutex,
+    },
     time::{delay, Delta, Instant, Monotonic},
 };
 
@@ -96,6 +101,10 @@ enum Replay {
 pub(crate) struct Tlb {
     bar0: Arc<Bar0>,
     counters: Arc<Counters>,
+    /// Whether there was a bad access; from then on it matters when accesses were replayed.
+    suspicious: Atomic<bool>,
+    /// Time of the device when the last replay began.
+    replayed_at: Atomic<u64>,
     #[pin]
     lock: Mutex<()>,
 }
@@ -106,8 +115,22 @@ impl Tlb {
         pin_init!(Self {
             bar0,
             counters,
+            suspicious: Atomic::new(false),
+            replayed_at: Atomic::new(0),
             lock <- new_mutex!((), "mirage::tlb"),
         })
+    }
+
+    /// There was a bad access. Returns when the last replay began, as far as that is known.
+    pub(crate) fn suspect(&self) -> u64 {
+        self.suspicious.store(true, Relaxed);
+        self.replayed_at.load(Relaxed)
+    }
+
+    fn note_replay(&self) {
+        if self.suspicious.load(Relaxed) {
+            self.replayed_at.store(ptimer_ns(&self.bar0), Relaxed);
+        }
     }
 
     /// Takes the registers; sleeps.
@@ -159,6 +182,7 @@ impl TlbGuard<'_> {
     pub(crate) fn replay(&self, upgraded: Option<&Scope>) -> Result {
         self.wait_for(|ctrl| ctrl.pri_fifo_space() != 0)?;
         self.tlb.counters.replays.inc();
+        self.tlb.note_replay();
         match upgraded {
             Some(scope) => {
                 self.write_scope(scope);
@@ -186,6 +210,7 @@ impl TlbGuard<'_> {
     pub(crate) fn cancel(&self, pdb: VramOffset, va: u64, access: CancelAccess) -> Result {
         self.wait_for(|ctrl| ctrl.pri_fifo_space() != 0)?;
         self.tlb.counters.cancels.inc();
+        self.tlb.note_replay();
         let page = va & !((1 << PAGE_SHIFT) - 1);
         self.write_scope(&Scope {
             pdb,

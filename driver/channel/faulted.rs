@@ -30,7 +30,7 @@ struct Suspect {
 #[derive(Clone, Copy)]
 pub(crate) struct LookTime {
     pub(crate) now: u64,
-    /// When its address space last had all accesses tried again: one that waits has a packet from after that. An older packet may be of
+    /// When all accesses were last tried again: one that waits has a packet from after that. An older packet may be of
     /// an access that went through meanwhile, at an address that is no more.
     pub(crate) replayed: u64,
 }

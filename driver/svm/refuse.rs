@@ -12,12 +12,9 @@ use crate::{
     },
     tlb::CancelAccess,
 };
-use kernel::{
-    mm::{
-        virt::flags,
-        MmWithUser, //
-    },
-    sync::atomic::Relaxed,
+use kernel::mm::{
+    virt::flags,
+    MmWithUser, //
 };
 
 impl Svm {
@@ -31,10 +28,9 @@ impl Svm {
         }
         let at = LookTime {
             now: self.gpu.ptimer_ns(),
-            replayed: self.replayed_at.load(Relaxed),
+            replayed: self.gpu.tlb.suspect(),
         };
         if !fault.channel.second_look(fault, at) {
-            self.suspicious.store(true, Relaxed);
             self.gpu.counters.second_looks.inc();
             return;
         }

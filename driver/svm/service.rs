@@ -25,7 +25,7 @@ use kernel::{
     mm::MmWithUser,
     new_mutex,
     prelude::*,
-    sync::{atomic::Relaxed, Mutex},
+    sync::Mutex,
     time::{Delta, Instant, Monotonic},
 };
 
@@ -149,9 +149,6 @@ impl Svm {
     fn end_batch(&self, batch: Batch) {
         let scope = batch.scope(self.pdb);
         self.trace_replay(scope.as_ref(), batch.number);
-        if self.suspicious.load(Relaxed) {
-            self.replayed_at.store(self.gpu.ptimer_ns(), Relaxed);
-        }
         if self.gpu.tlb.lock().replay(scope.as_ref()).is_err() {
             self.gpu.stop_dma("the device takes no replay");
         }
