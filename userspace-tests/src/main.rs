@@ -8,6 +8,7 @@ use clap::Parser;
 use harness::Test;
 use regex_lite::Regex;
 
+mod allocator;
 mod arguments;
 mod bind;
 mod channels;
@@ -18,14 +19,21 @@ mod events;
 mod exec;
 mod fairness;
 mod faults;
+mod files;
 mod fixture;
+mod guards;
+mod hard;
 mod harness;
+mod huge;
 mod igt;
 mod introspect;
 mod invalidate;
 mod ioctls;
+mod kernel;
+mod kinds;
 mod leaves;
 mod memory;
+mod migrate;
 mod operations;
 mod permission;
 mod process;
@@ -35,17 +43,30 @@ mod remap;
 mod robust;
 mod samples;
 mod submit;
+mod swap;
 mod sync;
 mod sys;
 mod traces;
+mod userfault;
+mod work;
+mod writers;
 
-/// All tests; those that take the device away come last.
+/// All tests that are written out, but for those that take the device away.
 const ALL: &[&[Test]] = &[
     ioctls::TESTS,
     arguments::TESTS,
     exec::TESTS,
     operations::TESTS,
     memory::TESTS,
+    kinds::TESTS,
+    files::TESTS,
+    swap::TESTS,
+    huge::TESTS,
+    migrate::TESTS,
+    guards::TESTS,
+    userfault::TESTS,
+    writers::TESTS,
+    hard::TESTS,
     cow::TESTS,
     remap::TESTS,
     invalidate::TESTS,
@@ -63,7 +84,6 @@ const ALL: &[&[Test]] = &[
     bind::TESTS,
     introspect::TESTS,
     traces::TESTS,
-    device::TESTS,
 ];
 
 /// Runs the guest tests and prints KTAP. Exit status: 0 all passed or skipped, 1 some failed, 2 none matched.
@@ -89,9 +109,10 @@ struct Arguments {
     run_apart: Option<String>,
 }
 
+/// All tests; those that take the device away come last.
 fn all() -> Vec<Test> {
     let samples = std::env::var_os("MIRAGE_TEST_SAMPLES").map_or(&[][..], |_| samples::TESTS);
-    [&ALL.concat(), samples].concat()
+    [&ALL.concat(), &allocator::tests(), device::TESTS, samples].concat()
 }
 
 fn main() -> anyhow::Result<ExitCode> {

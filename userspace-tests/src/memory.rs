@@ -38,7 +38,7 @@ guest_tests![
 const STRIDE: usize = 512;
 
 /// Reads, writes and atomics of the GPU agree with the CPU's, in both directions, all over a region.
-fn exercise(mirror: &Mirror, region: &Region) -> Result<()> {
+pub(crate) fn exercise(mirror: &Mirror, region: &Region) -> Result<()> {
     let count = region.len() / STRIDE;
     let (all, everywhere) = (lanes(count as u32), region.lanes(0, STRIDE));
     let results = Region::anonymous((count * WORD).next_multiple_of(PAGE))?;
@@ -82,7 +82,7 @@ fn shared_anonymous_memory_is_shared_with_the_gpu() -> Result<()> {
     exercise(&Mirror::new()?, &Region::shared(67 * PAGE)?)
 }
 
-fn memfd(len: usize) -> Result<File> {
+pub(crate) fn memfd(len: usize) -> Result<File> {
     let file = File::from(memfd_create(c"mirage", MFdFlags::MFD_CLOEXEC).context("memfd_create")?);
     file.set_len(len as u64)?;
     Ok(file)

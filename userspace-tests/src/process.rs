@@ -2,20 +2,19 @@
 //! Processes: several at once, and their sudden ends.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use fastrand::Rng;
 use mirage::{lanes, Atomic, Store};
-use nix::mount::{mount, MsFlags};
 use nix::sys::mman::MmapAdvise;
 use nix::sys::signal::Signal;
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, skip, wait_until};
+use crate::harness::{guest_tests, wait_until};
+use crate::kernel::Cgroup;
 use crate::region::{Region, PAGE, WORD};
 use crate::sys::fork;
 
@@ -152,54 +151,11 @@ fn a_file_that_outlives_its_process_does_no_harm() -> Result<()> {
     still_works(&Mirror::new()?)
 }
 
-/// A memory cgroup that goes away when dropped.
-struct Cgroup(std::path::PathBuf);
-
-impl Cgroup {
-    fn new(bytes: usize) -> Result<Self> {
-        let root = Path::new("/tmp/mirage-cgroup");
-        std::fs::create_dir_all(root)?;
-        if !root.join("cgroup.controllers").exists() {
-            let mounted = mount(
-                None::<&str>,
-                root,
-                Some("cgroup2"),
-                MsFlags::empty(),
-                None::<&str>,
-            );
-            if mounted.is_err() {
-                return skip("no cgroup2");
-            }
-        }
-        if std::fs::write(root.join("cgroup.subtree_control"), "+memory").is_err() {
-            return skip("no memory controller");
-        }
-        let group = root.join(format!("test-{}", std::process::id()));
-        std::fs::create_dir(&group)?;
-        std::fs::write(group.join("memory.max"), bytes.to_string())?;
-        // Without swap there is no such file, and no need for one.
-        let _ = std::fs::write(group.join("memory.swap.max"), "0");
-        Ok(Cgroup(group))
-    }
-
-    fn join(&self) -> Result<()> {
-        std::fs::write(self.0.join("cgroup.procs"), "0").context("cgroup.procs")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = wait_until(Duration::from_secs(10), || {
-            std::fs::remove_dir(&self.0).is_ok()
-        });
-    }
-}
-
 /// The GPU allocates until the kernel kills the process. The reaper then takes the memory away while the GPU still works on it,
 /// and may not sleep meanwhile.
 fn memory_of_a_process_killed_for_want_of_memory_can_be_reaped() -> Result<()> {
     const LIMIT_BYTES: usize = 64 << 20;
-    let group = Cgroup::new(LIMIT_BYTES)?;
+    let group = Cgroup::new(LIMIT_BYTES, 0)?;
     for _ in 0..5 {
         let child = fork(|| {
             group.join()?;
@@ -214,12 +170,7 @@ fn memory_of_a_process_killed_for_want_of_memory_can_be_reaped() -> Result<()> {
         ensure_eq!(child.killed_by()?, Signal::SIGKILL);
         still_works(&Mirror::new()?)?;
     }
-    let reaped = std::fs::read_to_string(group.0.join("memory.events"))?;
-    ensure!(
-        reaped
-            .lines()
-            .any(|line| line.starts_with("oom_kill ") && line != "oom_kill 0"),
-        "{reaped}"
-    );
+    let killed = group.number("memory.events", "oom_kill ")?;
+    ensure!(killed >= 5, "the kernel killed {killed} of five");
     Ok(())
 }

@@ -5,6 +5,9 @@
 //! GPU as they may with another thread.
 #![allow(unsafe_code)]
 
+mod calls;
+mod heap;
+
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -20,6 +23,9 @@ use nix::sys::mman::{
     madvise, mlock, mmap, mmap_anonymous, mprotect, mremap, munmap, MRemapFlags, MapFlags,
     MmapAdvise, ProtFlags,
 };
+
+pub(crate) use calls::{Advice, OldPlace};
+pub(crate) use heap::Heap;
 
 /// Bytes of a page.
 pub(crate) const PAGE: usize = 4096;
@@ -89,9 +95,21 @@ impl Region {
 
     /// `len` bytes of a file from its start.
     pub(crate) fn file(file: &File, len: usize, prot: ProtFlags, flags: MapFlags) -> Result<Self> {
+        Self::file_at(file, 0..len as i64, prot, flags)
+    }
+
+    /// Part of a file.
+    pub(crate) fn file_at(
+        file: &File,
+        part: Range<i64>,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self> {
+        let len = usize::try_from(part.end - part.start)?;
         let size = NonZeroUsize::new(len).context("an empty mapping")?;
         // SAFETY: without MAP_FIXED the kernel picks a place that is free.
-        let addr = unsafe { mmap(None, size, prot, flags, file, 0) }.context("mmap of a file")?;
+        let addr = unsafe { mmap(None, size, prot, flags, file, part.start) };
+        let addr = addr.context("mmap of a file")?;
         Ok(Region {
             addr,
             len,
@@ -190,12 +208,6 @@ impl Region {
         };
         // SAFETY: the range is ours, and words of any value are valid words.
         unsafe { madvise(start, len, advice) }.with_context(|| format!("madvise({advice:?})"))
-    }
-
-    /// Has the kernel make huge pages of what is there. That it cannot is no error: it is advice.
-    pub(crate) fn collapse(&self) {
-        // SAFETY: the range is ours; collapsing changes no contents.
-        let _ = unsafe { libc::madvise(self.addr.as_ptr(), self.len, libc::MADV_COLLAPSE) };
     }
 
     /// How many pages are there.

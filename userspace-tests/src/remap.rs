@@ -238,7 +238,7 @@ fn torture(region: &Region, launched: &AtomicU64) -> Result<u64> {
         match rounds % 8 {
             0 => fork(|| Ok(()))?.join()?,
             1 => drop(std::fs::write("/proc/sys/vm/compact_memory", "1")),
-            2 => region.collapse(),
+            2 => drop(region.collapse_all()),
             3 => drop(region.advise(range, MmapAdvise::MADV_PAGEOUT)),
             _ => {
                 region.protect(range.clone(), RW | ProtFlags::PROT_EXEC)?;

@@ -2,6 +2,9 @@
 //! System calls that need unsafe: fork, ioctls that break the rules, pages kept in a pipe.
 #![allow(unsafe_code)]
 
+mod uffd;
+
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -14,6 +17,9 @@ use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{fork as nix_fork, ForkResult, Pid};
 
 use crate::harness::wait_until;
+use crate::region::Region;
+
+pub(crate) use uffd::{Userfault, Watch};
 
 /// Mirrors this process.
 pub(crate) fn mirror(gpu: &Gpu) -> mirage::Result<Svm> {
@@ -140,6 +146,14 @@ pub(crate) fn alarm_after(delay: Duration) -> Result<()> {
     Ok(())
 }
 
+/// A file of secret memory, where the kernel has that.
+pub(crate) fn memfd_secret() -> Option<File> {
+    // SAFETY: makes a file descriptor and touches no memory.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) });
+    // SAFETY: the descriptor is new and belongs to nobody else.
+    fd.ok().map(|fd| unsafe { File::from_raw_fd(fd as i32) })
+}
+
 /// An ioctl whose argument lies where the kernel must not be able to use it.
 pub(crate) fn ioctl_at(fd: BorrowedFd<'_>, request: u64, addr: u64) -> nix::Result<()> {
     // SAFETY: the callers' addresses are null, not mapped, or the kernel's: it returns EFAULT.
@@ -220,4 +234,32 @@ impl Low {
         // SAFETY: the kernel wrote plain integers there, or left what was written above.
         Ok(unsafe { self.0.cast::<T>().read_volatile() })
     }
+}
+
+/// Pins a region as a buffer of an io_uring, until the ring is closed; nothing where the kernel has none.
+pub(crate) fn pin(region: &Region) -> Option<OwnedFd> {
+    const REGISTER_BUFFERS: libc::c_long = 0;
+    /// Bytes of struct io_uring_params.
+    const PARAMS: usize = 120;
+    let mut params = [0_u64; PARAMS / 8];
+    // SAFETY: the kernel writes struct io_uring_params, which the array has room for.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
+    let fd = Errno::result(fd).ok()?;
+    // SAFETY: the descriptor is new and belongs to nobody else.
+    let ring = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let buffer = libc::iovec {
+        iov_base: region.start().as_ptr(),
+        iov_len: region.len(),
+    };
+    // SAFETY: pins the pages of the region, which no request will name.
+    let pinned = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.as_raw_fd(),
+            REGISTER_BUFFERS,
+            &raw const buffer,
+            1,
+        )
+    };
+    Errno::result(pinned).ok().map(|_| ring)
 }
