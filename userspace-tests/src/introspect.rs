@@ -244,6 +244,6 @@ fn a_32_bit_program_uses_the_same_interface() -> Result<()> {
     };
     low.call(fd, IoctlId::SvmQuery, query)?;
     // The CPU maps the page that the call itself uses, and may write to it.
-    ensure_eq!(low.word(256) >> 32 & 0xff, 3);
+    ensure_eq!((low.word(256) >> 32) & 0xff, 3);
     Ok(())
 }

@@ -36,7 +36,7 @@ guest_tests![
 
 const VALID: u32 = 1;
 /// Writes and atomics.
-const GPU_WRITE: u32 = 1 << 1 | 1 << 2;
+const GPU_WRITE: u32 = (1 << 1) | (1 << 2);
 const CPU_READ: u32 = 1;
 const CPU_WRITE: u32 = 1 << 1;
 const CPU_ZERO: u32 = 1 << 2;
@@ -60,7 +60,10 @@ fn request(va: u64, pages: &[Page]) -> SvmQuery {
 pub(crate) fn query(mirror: &Mirror, va: u64, count: usize) -> Result<Vec<(u32, u32)>> {
     // Written by the kernel behind the compiler's back, so not looked at before it is asked for.
     let mut pages = vec![Page::zeroed(); count];
-    let args = request(va, std::hint::black_box(&mut pages));
+    let args = SvmQuery {
+        pages_ptr: pages.as_mut_ptr().expose_provenance() as u64,
+        ..request(va, &pages)
+    };
     call(mirror.gpu.as_fd(), IoctlId::SvmQuery, args).context("SVM_QUERY")?;
     let pages = std::hint::black_box(pages);
     Ok(pages.iter().map(|page| (page.gpu, page.cpu)).collect())

@@ -173,9 +173,8 @@ impl Low {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT;
         // SAFETY: without MAP_FIXED the kernel picks a place that is free.
-        Ok(Low(
-            unsafe { mmap_anonymous(None, size, prot, flags) }.context("mmap")?
-        ))
+        let page = unsafe { mmap_anonymous(None, size, prot, flags) };
+        Ok(Low(page.context("mmap")?))
     }
 
     pub(crate) fn addr(&self) -> u64 {
@@ -185,8 +184,10 @@ impl Low {
     /// The 64-bit word at `offset`.
     pub(crate) fn word(&self, offset: usize) -> u64 {
         assert!(offset % 8 == 0 && offset + 8 <= Self::SIZE);
-        // SAFETY: inside the mapping and aligned, by the check; the kernel is done with it.
-        unsafe { self.0.byte_add(offset).cast::<u64>().read_volatile() }
+        // SAFETY: inside the mapping, by the check.
+        let word = unsafe { self.0.byte_add(offset) }.cast::<u64>();
+        // SAFETY: mapped and aligned, by the check; the kernel is done with it.
+        unsafe { word.read_volatile() }
     }
 
     /// Reserves `size` bytes below 4 GiB, at a multiple of their number; never given back.
@@ -195,9 +196,8 @@ impl Low {
         let len = std::num::NonZeroUsize::new(2 * size as usize).context("size")?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT | MapFlags::MAP_NORESERVE;
         // SAFETY: without MAP_FIXED the kernel picks a place that is free.
-        let addr =
-            unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) }.context("mmap")?;
-        Ok((addr.as_ptr().expose_provenance() as u64).next_multiple_of(size))
+        let addr = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, flags) };
+        Ok((addr.context("mmap")?.as_ptr().expose_provenance() as u64).next_multiple_of(size))
     }
 
     /// An ioctl by the way that 32-bit programs take.
