@@ -12,6 +12,7 @@ mod allocator;
 mod arguments;
 mod bind;
 mod channels;
+mod commands;
 mod copy;
 mod cow;
 mod device;
@@ -72,6 +73,7 @@ const ALL: &[&[Test]] = &[
     invalidate::TESTS,
     leaves::TESTS,
     channels::TESTS,
+    commands::TESTS,
     sync::TESTS,
     robust::TESTS,
     permission::TESTS,

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The programs that come with the library: the `mirage` command and the example in C.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{ensure, Context, Result};
+use mirage::{lanes, GpuPtr, Load};
+
+use crate::fixture::{ensure_eq, Mirror};
+use crate::harness::guest_tests;
+use crate::region::{Region, PAGE};
+
+guest_tests![
+    the_example_in_c_passes,
+    information_names_device_and_limits,
+    statistics_count_what_happens_between_two_looks,
+    a_stopped_channel_is_listed_with_its_process,
+    a_map_has_what_the_gpu_touched,
+    both_views_of_an_own_buffer_are_shown,
+    without_root_the_commands_say_what_they_need,
+    a_closed_pipe_is_no_error,
+    wrong_usage_and_a_missing_device_have_statuses_of_their_own,
+];
+
+/// Nobody's user and group.
+const NOBODY: u32 = 65534;
+
+fn mirage(arguments: &[&str]) -> Result<Output> {
+    let command = Command::new("mirage").args(arguments).output();
+    command.context("cannot run mirage")
+}
+
+/// Runs the command, which must succeed, and returns what it printed.
+fn printed(arguments: &[&str]) -> Result<String> {
+    let output = mirage(arguments)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "mirage {arguments:?}: {errors}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn the_example_in_c_passes() -> Result<()> {
+    let output = Command::new("mirage-example-add")
+        .output()
+        .context("cannot run the example")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && text.ends_with("add: PASS\n"),
+        "{text}"
+    );
+    Ok(())
+}
+
+fn information_names_device_and_limits() -> Result<()> {
+    let json = printed(&["info", "--json"])?;
+    for part in [
+        r#""device":"/dev/dri/renderD"#,
+        r#""compute_class":65216"#,
+        r#""push_bytes":"#,
+        r#""counters":{"#,
+    ] {
+        ensure!(json.contains(part), "{part} is not in {json}");
+    }
+    ensure!(printed(&["info"])?.contains("compute class"), "no text");
+    Ok(())
+}
+
+fn statistics_count_what_happens_between_two_looks() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
+    mirror.run(Load::<u64>::new(region.lanes(0, PAGE)), lanes(16))?;
+    let json = printed(&["stat", "--interval", "0.05", "--count", "2", "--json"])?;
+    let looks: Vec<&str> = json.lines().collect();
+    ensure_eq!(looks.len(), 2);
+    ensure!(looks[0].contains(r#""delta":null"#), "{}", looks[0]);
+    ensure!(looks[1].contains(r#""delta":{"#), "{}", looks[1]);
+    let own = format!(r#""pid":{}"#, std::process::id());
+    ensure!(
+        looks.iter().all(|look| look.contains(&own)),
+        "this process is not in {json}"
+    );
+    Ok(())
+}
+
+fn a_stopped_channel_is_listed_with_its_process() -> Result<()> {
+    let bad = GpuPtr::new(0x0bad_0bad_0000);
+    Mirror::new()?.refused(Load::<u64>::new(bad.into()), lanes(1))?;
+    let json = printed(&["faults", "--count", "1", "--json"])?;
+    let due = format!(r#""pid":{}"#, std::process::id());
+    for part in [
+        due.as_str(),
+        r#""addr":12837853134848"#,
+        r#""reason":"no_vma""#,
+    ] {
+        ensure!(json.contains(part), "{part} is not in {json}");
+    }
+    let text = printed(&["faults"])?;
+    ensure!(
+        text.contains("read of 0xbad0bad0000: nothing is mapped there"),
+        "{text}"
+    );
+    Ok(())
+}
+
+fn a_map_has_what_the_gpu_touched() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGE)?);
+    region.store(0, 1);
+    mirror.run(Load::<u64>::new(region.lanes(0, 0)), lanes(1))?;
+    let pid = std::process::id().to_string();
+    let text = printed(&["map", &pid])?;
+    ensure!(
+        text.contains(&format!("process {pid} (")),
+        "no heading in {text}"
+    );
+    let at = region.at(0).addr();
+    let ranges = text.lines().filter_map(|line| {
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+        Some(number(start)?..number(end)?)
+    });
+    ensure!(
+        ranges.into_iter().any(|range| range.contains(&at)),
+        "{at:#x} is not in {text}"
+    );
+    Ok(())
+}
+
+fn both_views_of_an_own_buffer_are_shown() -> Result<()> {
+    let text = printed(&["map", "self"])?;
+    ensure!(text.contains("GPU") && text.contains("CPU"), "{text}");
+    let json = printed(&["map", "self", "--json"])?;
+    ensure!(json.contains(r#""gpu":{"page_bytes":"#), "{json}");
+    ensure!(json.contains(r#""gpu":null"#), "{json}");
+    Ok(())
+}
+
+fn without_root_the_commands_say_what_they_need() -> Result<()> {
+    for arguments in [&["faults"][..], &["map"], &["faults", "--follow"]] {
+        let output = Command::new("mirage")
+            .args(arguments)
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure_eq!(output.status.code(), Some(1));
+        // The render node is root's in this guest, and a node that cannot be opened is the first thing to say.
+        ensure!(
+            errors.contains("root") || errors.contains("group"),
+            "{arguments:?}: {errors}"
+        );
+        ensure!(!errors.contains("panicked"), "{errors}");
+    }
+    Ok(())
+}
+
+fn a_closed_pipe_is_no_error() -> Result<()> {
+    let mut command = Command::new("mirage")
+        .args(["stat", "--interval", "0.01", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut out = command.stdout.take().context("it was asked for")?;
+    out.read_exact(&mut [0; 1])?;
+    drop(out);
+    let output = command.wait_with_output()?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(output.stderr.is_empty(), "{output:?}");
+    Ok(())
+}
+
+fn wrong_usage_and_a_missing_device_have_statuses_of_their_own() -> Result<()> {
+    ensure_eq!(mirage(&["map", "nonsense"])?.status.code(), Some(2));
+    ensure_eq!(
+        mirage(&["--device", "/dev/null", "info"])?.status.code(),
+        Some(3)
+    );
+    Ok(())
+}
