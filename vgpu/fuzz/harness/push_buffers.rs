@@ -81,7 +81,7 @@ impl Setup<'_> {
     /// One group of one channel, on the runlist of an engine; now and then spoilt.
     fn runlist(&self, id: u32, input: &mut Input<'_>) {
         let group = [1_u64 | (3 << 16) | (0x80 << 24) | (1 << 32), 0];
-        let channel = [USERD, INSTANCE << 32];
+        let channel = [USERD, INSTANCE];
         for (offset, qword) in (0_u64..).zip([group, channel].as_flattened()) {
             self.guest.put_u64(vid(RUNLIST + offset * 8), *qword);
         }
