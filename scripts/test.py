@@ -227,8 +227,11 @@ def suite_guest_stock():
 
 
 def suite_guest_hard():
-    """A device that is late, repeats itself, loses interrupts and tells nonsense. Tests that count faults cannot hold there."""
-    return guest("stock", ["mirage-tests", "--skip", "^leaves::"], "guest-hard", "--vgpu-args", "--hard --seed 1")
+    """A device that is late, repeats itself, loses interrupts and tells nonsense.
+
+    Tests that count faults cannot hold there, nor one that names every page that was dirtied: an old packet of a write has its page faulted in for writing.
+    """
+    return guest("stock", ["mirage-tests", "--skip", "^leaves::|^allocator::|^writers::gpu_writes_make_their_pages_soft_dirty"], "guest-hard", "--vgpu-args", "--hard --seed 1")
 
 
 def suite_guest_debug():

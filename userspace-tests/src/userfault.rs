@@ -175,7 +175,7 @@ fn a_process_can_be_killed_while_the_gpu_waits_for_its_page() -> Result<()> {
             Store::new(region.lanes(0, PAGE), 1_u64),
             lanes(PAGES as u32),
         )?;
-        let asked = wait_until(Duration::from_secs(2), || {
+        let asked = wait_until(LIMIT, || {
             job.is_done() || matches!(faults.next(), Ok(Some(_)))
         });
         started.store(0, 1 + u64::from(asked.is_err()));
