@@ -32,7 +32,7 @@ IGT_RESULTS = "=== igt results ===\n"
 IGT_ROOT = "/usr/libexec/igt-gpu-tools"
 IGT_COMMAND = (
     "ls /sys/kernel/debug/tracing >/dev/null;"
-    f"igt_runner --test-list {IGT_ROOT}/mirage.testlist --per-test-timeout 120 {IGT_ROOT} /tmp/igt;"
+    f"igt_runner -m --test-list {IGT_ROOT}/mirage.testlist --per-test-timeout 600 {IGT_ROOT} /tmp/igt;"
     f"printf '\\n{IGT_RESULTS[:-1]}\\n'; cat /tmp/igt/results.json"
 )
 
