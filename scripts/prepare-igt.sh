@@ -53,6 +53,8 @@ assemble() { # UNPACKED TARGET
 	printf 'TESTLIST\n%s\nEND TESTLIST\n' "$(subtests | cut -d@ -f2 | uniq | xargs)" >"$to/$programs/test-list.txt"
 	subtests >"$to/$programs/mirage.testlist"
 	cp -L "$from/$libraries/ld-linux-x86-64.so.2" "$to/lib64/"
+	# The C library loads it when a thread is cancelled.
+	cp -L "$from/$libraries/libgcc_s.so.1" "$to/$libraries/"
 	chmod -R u=rwX,go=rX "$to"
 }
 
