@@ -37,7 +37,7 @@ struct Queue {
     launches: VecDeque<Arc<Launch>>,
     /// Warps of the first launch that have been started.
     started: u32,
-    /// Of them, those that had a turn and wait for the next. Never more than there are SMs, because they come first.
+    /// Of them, those that had a turn and wait for the next. They come first.
     parked: VecDeque<Warp>,
     /// Of them, those that are on SMs.
     running: u32,
@@ -70,14 +70,15 @@ impl Queue {
     }
 
     /// Takes the first launch off if it is complete.
-    fn retire(&mut self) {
-        let Some(launch) = self.launches.front() else {
-            return;
-        };
-        if self.started == launch.warps() && self.parked.is_empty() && self.running == 0 {
+    fn retire(&mut self) -> bool {
+        let complete = self.launches.front().is_some_and(|launch| {
+            self.started == launch.warps() && self.parked.is_empty() && self.running == 0
+        });
+        if complete {
             self.launches.pop_front();
             self.started = 0;
         }
+        complete
     }
 
     /// Drops all that is not on an SM.
@@ -217,10 +218,21 @@ impl Scheduler {
         }
     }
 
+    /// For an SM whose warps of `run` wait: one more of that run, if there is one.
+    pub(super) fn next_of(&self, run: &Run) -> Option<Warp> {
+        let mut state = self.lock();
+        if state.shutdown || state.disabled || !run.may_work() {
+            return None;
+        }
+        let mut queues = state.queues.iter_mut();
+        queues.find(|queue| std::ptr::eq(&*queue.run, run))?.pick()
+    }
+
     /// For an SM: gives a warp back after its turn.
     pub(super) fn finish(&self, warp: Warp, outcome: &Outcome) {
         let run = Arc::clone(&warp.launch.run);
         let mut state = self.lock();
+        let mut retired = false;
         state.with_queue(&run, |queue| {
             queue.running = queue.running.saturating_sub(1);
             if run.is_dead() {
@@ -228,10 +240,12 @@ impl Scheduler {
             } else if matches!(outcome, Outcome::Yield | Outcome::SwitchedOut) {
                 queue.parked.push_back(warp);
             }
-            queue.retire();
+            retired = queue.retire();
         });
         state.queues.retain(|queue| !queue.is_empty());
-        self.progress.notify_all();
+        if retired || run.is_dead() {
+            self.progress.notify_all();
+        }
         self.work.notify_all();
     }
 }

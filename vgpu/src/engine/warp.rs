@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A warp: 32 lanes that move in step on one SM, and stall together when one of them faults.
+//! A warp: 32 lanes that move in step on one SM, and wait together when one of them faults.
 
 use std::sync::Arc;
 
 use crate::counters::Counters;
-use crate::mmu::{Fault, Stalled, Unit};
+use crate::mmu::{Fault, Unit};
 
 use super::lane::{Lane, Memory, Scratch, Stop};
 use super::launch::{Launch, Operation, WARP};
@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Done,
     /// There is more to do.
     Yield,
+    /// Lanes faulted; these are the distinct faults. There is more to do after a replay.
+    Faulted(Vec<Fault>),
     /// The launch fails.
     Failed(Failure),
     /// The run was switched out: the rest when it is switched in again.
@@ -57,11 +59,10 @@ impl Warp {
         }
     }
 
-    /// Runs on an SM until it is finished, has had its turn, or ends otherwise. Blocks while the SM is stalled.
-    pub(super) fn run(&mut self, sm: &mut Sm) -> Outcome {
-        let mut rounds = 0;
-        while rounds < QUANTUM {
-            let faults = match self.round(sm, &mut rounds) {
+    /// Runs on an SM until it faults, is finished, has had its turn, or ends otherwise. `rounds` counts what it has had of its turn.
+    pub(super) fn run(&mut self, sm: &mut Sm, rounds: &mut u32) -> Outcome {
+        while *rounds < QUANTUM {
+            let faults = match self.round(sm, rounds) {
                 Ok(faults) => faults,
                 Err(kind) => return Outcome::Failed(Failure::Error(kind)),
             };
@@ -75,14 +76,8 @@ impl Warp {
             if run.is_off() {
                 return Outcome::SwitchedOut;
             }
-            if faults.is_empty() {
-                continue;
-            }
-            match sm.unit.stall(&run.space, &faults, run.off()) {
-                // Switched out, or abandoned for somebody else with the same instance block: the next round tells. It
-                // asks for what faulted again.
-                Stalled::Replay | Stalled::Abandoned => {}
-                Stalled::Cancelled(fault) => return Outcome::Failed(Failure::Faulted(fault)),
+            if !faults.is_empty() {
+                return Outcome::Faulted(faults);
             }
         }
         Outcome::Yield
@@ -148,7 +143,7 @@ fn step_all(
 }
 
 /// Keeps one fault for each page and kind of access.
-fn add(faults: &mut Vec<Fault>, fault: Fault) {
+pub(super) fn add(faults: &mut Vec<Fault>, fault: Fault) {
     let page = |fault: &Fault| (fault.va.0 / PAGE, fault.access);
     if !faults.iter().any(|known| page(known) == page(&fault)) {
         faults.push(fault);

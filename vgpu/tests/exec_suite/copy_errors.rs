@@ -92,11 +92,7 @@ fn both_sides_of_a_copy_between_untouched_buffers_fault_at_once() {
     let rig = Rig::new();
     let channel = copy_channel(&rig, 0, 0);
     channel.submit(&copy(100).words());
-    let mut packets = Vec::new();
-    rig.until("two packets", || {
-        packets.extend(rig.faults(0));
-        packets.len() == 2
-    });
+    let packets = rig.wait_n_faults(0, 2);
     let shown: Vec<_> = packets.iter().map(|p| (p.va, p.access, p.kind)).collect();
     assert_eq!(shown, [(DATA, 1, PDE), (SRC, 0, PDE)]);
     rig.map(SRC, PAGE);
@@ -135,7 +131,7 @@ fn a_faulted_channel_can_be_killed_and_bound_again() {
     let rig = Rig::new();
     let channel = copy_channel(&rig, 0, 0);
     channel.submit(&copy(100).words());
-    rig.wait_faults(0);
+    rig.wait_n_faults(0, 2);
     channel.kill();
     channel.bind();
     channel.enable();

@@ -260,10 +260,15 @@ impl Rig {
 
     /// Waits for at least one packet.
     pub(crate) fn wait_faults(&self, buffer: u32) -> Vec<Packet> {
+        self.wait_n_faults(buffer, 1)
+    }
+
+    /// Waits for `count` packets, or more.
+    pub(crate) fn wait_n_faults(&self, buffer: u32, count: usize) -> Vec<Packet> {
         let mut packets = Vec::new();
-        self.until("a fault packet", || {
-            packets = self.faults(buffer);
-            !packets.is_empty()
+        self.until("fault packets", || {
+            packets.extend(self.faults(buffer));
+            packets.len() >= count
         });
         packets
     }
