@@ -24,9 +24,11 @@ use kernel::{
     workqueue::{HasWork, Work, WorkItem},
 };
 
+mod batch;
 mod bind;
 mod dump;
 mod events;
+mod part;
 mod pending;
 mod query;
 mod refuse;

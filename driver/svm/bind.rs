@@ -3,7 +3,8 @@
 //! SVM_BIND: a process has pages mapped before the GPU needs them, by the way that faults take.
 
 use super::{
-    service::{Batch, BlockScratch, Part},
+    batch::Batch,
+    part::{BlockScratch, Part},
     space::position,
     Reason, Svm,
 };

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Serving faults: the loop that the driver exists for.
+//! Serving faults: what the driver exists for.
 //!
-//! Several workers serve an address space, a 2 MiB block at a time ([`super::pending`]). The faults of a block are sorted and duplicates dropped; they are
-//! served in one window: what faulted must become valid, what else the CPU has there is mapped along, but never faulted in. One replay
-//! ends a batch of blocks. Work that an invalidation undoes is begun again; after a second of
-//! that the accesses are replayed all the same, fault again, and are served in a later batch, so nobody waits for ever under a lock.
+//! Several workers serve an address space, a 2 MiB block at a time ([`super::pending`]). The faults of a block are sorted and
+//! duplicates dropped; they are served in one window ([`super::part`]): what faulted must become valid, what else the CPU has
+//! there is mapped along, but never faulted in. One replay ends a batch of blocks ([`super::batch`]).
 
-use super::{pending::TAKE_MAX, refuse::diagnose, space::position, Reason, Svm};
+use super::{
+    batch::Batch,
+    part::{BlockScratch, Part},
+    pending::TAKE_MAX,
+    refuse::diagnose,
+    space::position,
+    Reason, Svm,
+};
 use crate::{
     fault::{Fault, FaultAccess, Origin},
-    gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
-    kapi::{
-        hmm::{FaultRequest, Faulted, Need},
-        mm::put_async,
-        sort::sort_by_key,
-    },
-    mirror::{Region, Slot, Window},
-    tlb::Scope,
-    vram::VramOffset,
+    gpu_pt::{BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT},
+    kapi::{hmm::Need, mm::put_async, sort::sort_by_key},
+    mirror::Region,
 };
 use core::ops::Range;
 use kernel::{
@@ -29,8 +29,6 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// Longest time for one block, over all its retries.
-const BLOCK_BUDGET: Delta = Delta::from_secs(1);
 /// Most blocks, and longest time, before the accesses that were served are let go on.
 const BATCH_BLOCKS: usize = 64;
 const BATCH_BUDGET: Delta = Delta::from_millis(20);
@@ -51,34 +49,6 @@ struct Scratch {
     block: KBox<BlockScratch>,
 }
 
-pub(super) struct BlockScratch {
-    pub(super) needs: [Need; BLOCK_PAGES],
-    pfns: [usize; BLOCK_PAGES],
-    slots: [Slot; BLOCK_PAGES],
-}
-
-/// What is to be done at the end of a batch.
-#[derive(Default)]
-pub(super) struct Batch {
-    /// Its number, for reports.
-    number: u64,
-    /// What the replay must drop from the TLB, because rights were added.
-    upgraded: Option<Range<u64>>,
-    stale: Stale,
-    /// Faults whose channels wait to be resumed.
-    switched: KVec<Fault>,
-}
-
-/// Part of a block that is faulted in at once.
-pub(super) struct Part<'a> {
-    pub(super) region: &'a Region,
-    pub(super) mm: &'a MmWithUser,
-    /// Address of the block.
-    pub(super) block_va: u64,
-    /// Pages in the block.
-    pub(super) pages: Range<usize>,
-}
-
 impl Worker {
     pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
@@ -87,20 +57,6 @@ impl Worker {
                 block: BlockScratch::new()?,
             }, "mirage::scratch"),
         }? Error)
-    }
-}
-
-impl BlockScratch {
-    /// Made in place: it is as big as a kernel stack.
-    pub(super) fn new() -> Result<KBox<Self>> {
-        KBox::init(
-            init!(Self {
-                needs <- pin_init::init_array_from_fn(|_| Need::Snapshot),
-                pfns <- pin_init::init_array_from_fn(|_| 0),
-                slots <- pin_init::init_array_from_fn(|_| None),
-            }),
-            GFP_KERNEL,
-        )
     }
 }
 
@@ -143,20 +99,6 @@ impl Svm {
             self.end_batch(batch);
         }
         more
-    }
-
-    /// Lets the accesses of a batch go on.
-    fn end_batch(&self, batch: Batch) {
-        let scope = batch.scope(self.pdb);
-        self.trace_replay(scope.as_ref(), batch.number);
-        if self.gpu.tlb.lock().replay(scope.as_ref()).is_err() {
-            self.gpu.stop_dma("the device takes no replay");
-        }
-        // After the replay, which drops what the engines may have cached.
-        batch
-            .switched
-            .iter()
-            .for_each(|fault| fault.channel.resume(fault.origin));
     }
 
     /// Serves the faults of one block.
@@ -292,61 +234,6 @@ impl Svm {
         }
     }
 
-    /// The fault loop: look, fault in what is missing, look again, lock, check the sequence, map. An invalidation in between makes it
-    /// start again.
-    ///
-    /// # Errors
-    ///
-    /// A page that is needed cannot be had; `ENOMEM`; `EBUSY`: it changed all the time.
-    pub(super) fn service_part(
-        &self,
-        part: &Part<'_>,
-        scratch: &mut BlockScratch,
-        batch: &mut Batch,
-    ) -> Result {
-        let begin = Instant::<Monotonic>::now();
-        let needs = scratch.needs.get(part.pages.clone()).ok_or(EINVAL)?;
-        let pfns = scratch.pfns.get_mut(part.pages.clone()).ok_or(EINVAL)?;
-        let look = part.request(0, Need::Snapshot);
-        while begin.elapsed() < BLOCK_BUDGET && !self.gpu.is_lost() {
-            let faulted = match part.region.notifier.fault(&look, pfns) {
-                Err(e) if e == EBUSY => break,
-                other => other?,
-            };
-            if (0..needs.len()).any(|i| needs.get(i).is_some_and(|need| !faulted.has(i, *need))) {
-                match fault_in(part, needs, pfns) {
-                    Err(e) if e == EBUSY => break,
-                    other => other?,
-                }
-                continue;
-            }
-            let seq = faulted.seq();
-            match faulted.commit() {
-                Err(e) if e == EAGAIN => {
-                    self.gpu.counters.retries.inc();
-                    self.trace_retry(part.addresses(), seq, batch.number);
-                }
-                Err(e) => return Err(e),
-                Ok(mut commit) => {
-                    let (state, pages) = commit.parts();
-                    let window = Window {
-                        block: position(part.block_va).0,
-                        first: part.pages.start,
-                        needs,
-                        scratch: &mut scratch.slots,
-                    };
-                    let mapped = state.map(window, pages)?;
-                    let block = part.block_va..part.block_va + (1 << BLOCK_SHIFT);
-                    self.trace_commit(part.addresses(), seq, &mapped, batch.number);
-                    batch.add_upgraded(mapped.stale, block);
-                    return Ok(());
-                }
-            }
-        }
-        self.gpu.counters.retry_timeouts.inc();
-        Err(EBUSY)
-    }
-
     /// The region of a block, with tables for the block, so that mapping needs no memory.
     pub(super) fn reserve(
         &self,
@@ -402,78 +289,11 @@ impl Svm {
     }
 }
 
-impl<'a> Part<'a> {
-    /// Its addresses.
-    fn addresses(&self) -> Range<u64> {
-        let address = |page: usize| self.block_va + ((page as u64) << PAGE_SHIFT);
-        address(self.pages.start)..address(self.pages.end)
-    }
-
-    /// A request from the page at position `index` of the part on.
-    fn request(&self, index: usize, need: Need) -> FaultRequest<'a> {
-        // CAST: `usize` has 64 bits.
-        let start = self.block_va as usize + ((self.pages.start + index) << PAGE_SHIFT);
-        FaultRequest {
-            mm: self.mm,
-            start,
-            need,
-        }
-    }
-}
-
 /// Tells the channels of faults that are not fatal that they were served.
 fn served(faults: &[Fault]) {
     let can_be = |fault: &&Fault| fault.fatal.is_none();
     for fault in faults.iter().filter(can_be) {
         fault.channel.served(fault.va);
-    }
-}
-
-/// Faults in exactly the pages that are needed, a run of neighbours at a time. What comes of it is looked up afterwards.
-fn fault_in(part: &Part<'_>, needs: &[Need], pfns: &mut [usize]) -> Result {
-    let mut index = 0;
-    for run in needs.chunk_by(|a, b| a == b) {
-        let need = run.first().copied().unwrap_or_default();
-        if need != Need::Snapshot {
-            let pfns = pfns.get_mut(index..index + run.len()).ok_or(EINVAL)?;
-            let request = part.request(index, need);
-            // Nothing is mapped by this, so it is not committed.
-            let _: Faulted<'_, _> = part.region.notifier.fault(&request, pfns)?;
-        }
-        index += run.len();
-    }
-    Ok(())
-}
-
-impl Batch {
-    /// What must be dropped from the TLB, if rights were added.
-    pub(super) fn scope(&self, pdb: VramOffset) -> Option<Scope> {
-        Some(Scope {
-            pdb,
-            range: Some(self.upgraded.clone()?),
-            level: self.stale.into(),
-        })
-    }
-
-    fn add_upgraded(&mut self, stale: Stale, range: Range<u64>) {
-        if stale == Stale::Nothing {
-            return;
-        }
-        self.stale = self.stale.max(stale);
-        self.upgraded = Some(match self.upgraded.take() {
-            None => range,
-            Some(old) => old.start.min(range.start)..old.end.max(range.end),
-        });
-    }
-
-    fn add_switched(&mut self, faults: &[Fault]) {
-        let switched = |fault: &&Fault| matches!(fault.origin, Origin::Switched(_));
-        for fault in faults.iter().filter(switched) {
-            // Out of memory: it goes on now, and faults again if it has to.
-            if self.switched.push(fault.clone(), GFP_KERNEL).is_err() {
-                fault.channel.resume(fault.origin);
-            }
-        }
     }
 }
 
