@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 #![no_main]
 
-#[path = "../harness/mod.rs"]
-#[allow(dead_code)]
-mod harness;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| harness::registers::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mirage_vgpu_fuzz::registers(data));
