@@ -3,8 +3,8 @@
 
 use mirage_vgpu::mmu::{Access, Fault, Stalled};
 
-use crate::fault_buffers::{addresses, enable, pending, wait_for_packets, NON_REPLAY, REPLAY};
 use crate::memory::vid;
+use crate::packets::{addresses, enable, pending, wait_for_packets, NON_REPLAY, REPLAY};
 use crate::rig::*;
 use crate::tables::*;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use mirage_vgpu::bus::PhysAddr;
 use mirage_vgpu::config::{Config, InterruptTrouble, PacketTrouble};
 
-use crate::fault_buffers::{
+use crate::memory::vid;
+use crate::packets::{
     base, drain, enable, get, packet, pending, put, report, size, Packet, NON_REPLAY, OVERFLOW,
 };
-use crate::memory::vid;
 use crate::rig::*;
 
 const PMC_EN_SET: u64 = 0x160;

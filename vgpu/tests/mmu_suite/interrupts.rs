@@ -3,8 +3,8 @@
 
 use mirage_vgpu::mmu::Access;
 
-use crate::fault_buffers::{drain, enable, get, CORRUPTED, NON_REPLAY, OVERFLOW, REPLAY};
 use crate::memory::vid;
+use crate::packets::{drain, enable, get, CORRUPTED, NON_REPLAY, OVERFLOW, REPLAY};
 use crate::rig::*;
 
 const PMC_INTR: u64 = 0x100;

@@ -7,8 +7,8 @@ use mirage_vgpu::bus::GpuVa;
 use mirage_vgpu::config::{Config, LateAcks, LateWrites};
 use mirage_vgpu::mmu::{Access, AddressSpace, Unit};
 
-use crate::fault_buffers::{enable, wait_for_packets, REPLAY};
 use crate::memory::{sys, vid};
+use crate::packets::{enable, wait_for_packets, REPLAY};
 use crate::rig::*;
 use crate::tables::*;
 

@@ -9,6 +9,7 @@ mod interrupts;
 mod late_writes;
 mod mem_op;
 mod memory;
+mod packets;
 mod pramin;
 mod prefetch;
 mod registers;

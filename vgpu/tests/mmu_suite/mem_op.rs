@@ -7,8 +7,8 @@ use mirage_vgpu::bus::PhysAddr;
 use mirage_vgpu::config::{Config, LateWrites};
 use mirage_vgpu::mmu::{Access, MemOp, Stalled, UnknownMemOp};
 
-use crate::fault_buffers::{addresses, enable, pending, wait_for_packets, NON_REPLAY, REPLAY};
 use crate::memory::{sys, vid};
+use crate::packets::{addresses, enable, pending, wait_for_packets, NON_REPLAY, REPLAY};
 use crate::rig::*;
 use crate::tables::*;
 

@@ -4,8 +4,8 @@
 use mirage_vgpu::bus::GpuVa;
 use mirage_vgpu::mmu::Access;
 
-use crate::fault_buffers::{drain, enable, pending, NON_REPLAY, REPLAY};
 use crate::memory::vid;
+use crate::packets::{drain, enable, pending, NON_REPLAY, REPLAY};
 use crate::rig::*;
 use crate::tables::*;
 

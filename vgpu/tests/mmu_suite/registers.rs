@@ -8,8 +8,8 @@ use mirage_vgpu::config::Config;
 use mirage_vgpu::gpu::Gpu;
 use mirage_vgpu::mmu::Access;
 
-use crate::fault_buffers::{enable, lo, NON_REPLAY, REPLAY};
 use crate::memory::{vid, Memory};
+use crate::packets::{enable, lo, NON_REPLAY, REPLAY};
 use crate::rig::*;
 use crate::tables::*;
 

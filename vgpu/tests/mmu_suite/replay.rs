@@ -6,10 +6,10 @@ use std::thread;
 
 use mirage_vgpu::mmu::{Access, Stalled};
 
-use crate::fault_buffers::{
+use crate::memory::vid;
+use crate::packets::{
     addresses, drain, enable, get, pending, put, wait_for_packets, OVERFLOW, REPLAY,
 };
-use crate::memory::vid;
 use crate::rig::*;
 use crate::tables::*;
 
@@ -221,7 +221,7 @@ fn a_reset_abandons_all_stalls_and_disables_the_buffers() {
     wait_for_packets(&rig, REPLAY, 1);
     rig.pri.reset();
     assert_eq!(sm.join().unwrap(), Stalled::Abandoned);
-    assert_eq!(rig.read(crate::fault_buffers::size(REPLAY)), 0);
+    assert_eq!(rig.read(crate::packets::size(REPLAY)), 0);
     assert_eq!(rig.read(put(REPLAY)), 0);
     assert!(rig.fifo_empty());
 }

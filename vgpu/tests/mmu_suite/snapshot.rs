@@ -3,8 +3,8 @@
 
 use mirage_vgpu::mmu::Access;
 
-use crate::fault_buffers::{enable, pending, report, NON_REPLAY, REPLAY};
 use crate::memory::vid;
+use crate::packets::{enable, pending, report, NON_REPLAY, REPLAY};
 use crate::rig::*;
 
 const ADDR: u64 = 0x100e4c;

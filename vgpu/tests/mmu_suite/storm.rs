@@ -9,8 +9,8 @@ use mirage_vgpu::bus::GpuVa;
 use mirage_vgpu::config::{Config, LateAcks, LateWrites};
 use mirage_vgpu::mmu::{Access, AddressSpace, Stalled, Unit};
 
-use crate::fault_buffers::{addresses, drain, enable, get, put, OVERFLOW, REPLAY};
 use crate::memory::vid;
+use crate::packets::{addresses, drain, enable, get, put, OVERFLOW, REPLAY};
 use crate::rig::*;
 use crate::tables::*;
 
