@@ -4,15 +4,12 @@
 use std::time::Duration;
 
 use mirage_vgpu::bus::{Bus, PhysAddr};
-use mirage_vgpu::config::{Config, LateWrites};
 
 use crate::rig::*;
 
-const SRC: u64 = DATA + (1 << 30);
+pub(crate) const SRC: u64 = DATA + (1 << 30);
 const PAGES: u64 = 40;
 const LONG: u32 = u32::MAX;
-/// ACK GLOBALLY and SYS_MEMBAR of an invalidate.
-const ACKED: u32 = (1 << 7) | (1 << 6);
 
 /// A channel of a copy engine.
 pub(crate) fn copy_channel(rig: &Rig, id: u32, engine: u32) -> Channel<'_> {
@@ -33,18 +30,8 @@ fn byte(i: u64) -> u8 {
     (i * 131 % 251) as u8 + 1
 }
 
-fn late() -> Config {
-    Config {
-        late_writes: Some(LateWrites {
-            percent: 100,
-            depth: 4096,
-            window: Duration::from_secs(100),
-        }),
-        ..Config::default()
-    }
-}
-
-fn copy(length: u32) -> Dma {
+/// Copies a line from SRC to DATA.
+pub(crate) fn copy(length: u32) -> Dma {
     Dma {
         launch: TRANSFER | FLUSH,
         src: SRC,
@@ -272,7 +259,7 @@ fn semaphores_are_one_word_or_four_with_the_time() {
 
 #[test]
 fn a_flush_puts_the_data_before_the_semaphore_which_overtakes_it_otherwise() {
-    let rig = Rig::with(&late());
+    let rig = Rig::with(&all_writes_late());
     let [_, dst] = sides(&rig);
     let channel = copy_channel(&rig, 5, 0);
     let semaphore = channel.semaphore.offset(64);

@@ -4,9 +4,12 @@
 mod channels;
 mod copy;
 mod copy_errors;
+mod copy_faults;
 mod errors;
+mod evictions;
 mod faults;
 mod host;
+mod kill;
 mod operations;
 mod push;
 mod random;

@@ -87,6 +87,18 @@ impl Launch {
     }
 }
 
+/// A store of 8 bytes by one lane.
+pub(crate) fn store(va: u64, value: u64) -> Launch {
+    Launch {
+        op: STORE,
+        size: 3,
+        a: va,
+        value,
+        lanes: 1,
+        ..Default::default()
+    }
+}
+
 /// A launch of the copy class.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Dma {

@@ -8,9 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mirage_vgpu::bus::{Aperture, Bus, InterruptSink, PhysAddr, VramOffset};
-use mirage_vgpu::config::Config;
+use mirage_vgpu::config::{Config, LateWrites};
 use mirage_vgpu::gpu::Gpu;
 use mirage_vgpu::memory::Memory;
+
+mod channel;
+mod faults;
+
+pub(crate) use channel::Channel;
+pub(crate) use faults::*;
 
 pub(crate) use crate::push::*;
 
@@ -36,35 +42,27 @@ pub(crate) const DOORBELL: u32 = 0x810090;
 const RUNLIST_BASE: u32 = 0x2270;
 const RUNLIST: u32 = 0x2274;
 const ENG_RUNLIST: u32 = 0x2284;
-const MMU_CTRL: u32 = 0x100c80;
-const INVALIDATE: u32 = 0x100cbc;
-const INVALIDATE_VADDR: u32 = 0x100cb4;
-const INVALIDATE_UPPER_VADDR: u32 = 0x100ce8;
-const INVALIDATE_PDB: u32 = 0x100cb8;
-const FAULT_LO: u32 = 0x100e24;
-const FAULT_HI: u32 = 0x100e28;
-const FAULT_GET: u32 = 0x100e2c;
-const FAULT_PUT: u32 = 0x100e30;
-const FAULT_SIZE: u32 = 0x100e34;
-const FAULT_STRIDE: u32 = 0x14;
 
 pub(crate) const ENABLE: u32 = 1;
 pub(crate) const ENABLE_SET: u32 = 1 << 10;
 pub(crate) const ENABLE_CLR: u32 = 1 << 11;
 pub(crate) const PBDMA_FAULTED: u32 = 1 << 22;
 pub(crate) const ENG_FAULTED: u32 = 1 << 23;
-const BIND: u32 = 1 << 31;
 
-/// Replay codes, at their place in INVALIDATE.
-pub(crate) const START: u32 = 1 << 3;
-pub(crate) const CANCEL_GLOBAL: u32 = 4 << 3;
-
-/// GPU virtual addresses of a channel's rings, one MiB for each channel.
-const RINGS: u64 = 0x10_0000_0000;
-const GP_ENTRIES: u32 = 64;
-const PUSH_BYTES: u64 = 512 << 10;
 /// Where the tests' data is.
 pub(crate) const DATA: u64 = 0x7f00_0000_0000;
+
+/// Each store is held back for as long as the device may.
+pub(crate) fn all_writes_late() -> Config {
+    Config {
+        late_writes: Some(LateWrites {
+            percent: 100,
+            depth: 4096,
+            window: Duration::from_secs(100),
+        }),
+        ..Config::default()
+    }
+}
 
 /// TARGET, at its place in INST and RUNLIST_BASE.
 fn target(at: PhysAddr) -> u32 {
@@ -81,16 +79,6 @@ impl InterruptSink for Sink {
     fn raise(&self, _vector: usize) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// A packet of a fault buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packet {
-    pub(crate) va: u64,
-    pub(crate) kind: u32,
-    pub(crate) access: u32,
-    pub(crate) hub: bool,
-    pub(crate) engine: u32,
 }
 
 pub(crate) struct Rig {
@@ -126,14 +114,6 @@ impl Rig {
         };
         rig.set_up_buffers();
         rig
-    }
-
-    pub(crate) fn set_up_buffers(&self) {
-        for (stride, buffer) in [0, FAULT_STRIDE].into_iter().zip(self.buffers) {
-            self.write(FAULT_LO + stride, buffer.addr as u32 | 1);
-            self.write(FAULT_HI + stride, 0);
-            self.write(FAULT_SIZE + stride, (1 << 31) | 4096);
-        }
     }
 
     pub(crate) fn read(&self, register: u32) -> u32 {
@@ -218,61 +198,6 @@ impl Rig {
         table
     }
 
-    /// Triggers an invalidate of everything, with the given other bits, and waits until it is done.
-    pub(crate) fn invalidate(&self, bits: u32) {
-        self.write(INVALIDATE, (1 << 31) | 0b11 | bits);
-        self.until("invalidate", || (self.read(MMU_CTRL) >> 15) & 1 == 1);
-    }
-
-    /// Cancels the requests for one page, whatever their access; the others are replayed.
-    pub(crate) fn cancel_va(&self, va: u64) {
-        self.write(INVALIDATE_VADDR, ((va >> 12) as u32) << 4);
-        self.write(INVALIDATE_UPPER_VADDR, (va >> 40) as u32);
-        self.write(INVALIDATE_PDB, ((self.root.addr >> 12) as u32) << 4);
-        self.write(INVALIDATE, (1 << 31) | (7 << 24) | (5 << 3));
-        self.until("cancel", || (self.read(MMU_CTRL) >> 15) & 1 == 1);
-    }
-
-    /// Takes the packets that are in a fault buffer.
-    pub(crate) fn faults(&self, buffer: u32) -> Vec<Packet> {
-        let stride = buffer * FAULT_STRIDE;
-        let put = self.read(FAULT_PUT + stride) & 0xf_ffff;
-        let mut get = self.read(FAULT_GET + stride) & 0xf_ffff;
-        let mut packets = Vec::new();
-        while get != put {
-            let at = self.buffers[buffer as usize].offset(32 * u64::from(get));
-            let word = |i: u64| self.memory.read_u32(at.offset(4 * i)).unwrap();
-            self.until("VALID", || word(7) >> 31 == 1);
-            let info = word(7);
-            packets.push(Packet {
-                va: (u64::from(word(3)) << 32) | u64::from(word(2) & !0xfff),
-                kind: info & 0x1f,
-                access: (info >> 16) & 0xf,
-                hub: (info >> 20) & 1 == 1,
-                engine: word(6) & 0x1ff,
-            });
-            self.memory.write_u32(at.offset(28), 0).unwrap();
-            get = (get + 1) % 4096;
-        }
-        self.write(FAULT_GET + stride, get);
-        packets
-    }
-
-    /// Waits for at least one packet.
-    pub(crate) fn wait_faults(&self, buffer: u32) -> Vec<Packet> {
-        self.wait_n_faults(buffer, 1)
-    }
-
-    /// Waits for `count` packets, or more.
-    pub(crate) fn wait_n_faults(&self, buffer: u32, count: usize) -> Vec<Packet> {
-        let mut packets = Vec::new();
-        self.until("fault packets", || {
-            packets.extend(self.faults(buffer));
-            packets.len() >= count
-        });
-        packets
-    }
-
     /// Where [`Rig::submit_runlist`] puts runlists: its memory, and its bytes for each of them.
     pub(crate) fn runlist_memory(&self) -> (PhysAddr, u64) {
         (VramOffset(self.buffers[0].addr - 3 * PAGE).into(), PAGE)
@@ -330,185 +255,5 @@ impl Rig {
         let mut bytes = vec![0; count];
         self.memory.read(at, &mut bytes).unwrap();
         bytes
-    }
-
-    /// A channel, bound, enabled and in runlist 0.
-    pub(crate) fn channel(&self, id: u32) -> Channel<'_> {
-        let rings = RINGS + u64::from(id) * (1 << 20);
-        let ring = self.map(rings, PAGE);
-        let push = self.map(rings + PAGE, PUSH_BYTES);
-        let semaphore = self.map(rings + PAGE + PUSH_BYTES, PAGE);
-        let inst = self.alloc(PAGE);
-        let userd = self.alloc(PAGE);
-        let words = [
-            (0x008, userd.addr as u32),
-            (0x010, 0xface),
-            (0x048, rings as u32),
-            (
-                0x04c,
-                (rings >> 32) as u32 | (GP_ENTRIES.trailing_zeros() << 16),
-            ),
-            // VER2 page tables, 64 KiB big pages, replay of SM faults.
-            (
-                0x200,
-                self.root.addr as u32 | (1 << 10) | (1 << 11) | (1 << 4),
-            ),
-        ];
-        for (offset, word) in words {
-            self.memory.write_u32(inst.offset(offset), word).unwrap();
-        }
-        let channel = Channel {
-            rig: self,
-            id,
-            inst,
-            userd,
-            ring,
-            push,
-            rings,
-            semaphore,
-            put: 0.into(),
-            pushed: 0.into(),
-            serial: 0.into(),
-        };
-        channel.bind();
-        channel.enable();
-        self.list(id);
-        channel
-    }
-
-    /// Adds a channel to runlist 0, in a TSG of its own.
-    fn list(&self, id: u32) {
-        let mut ids = self.listed.lock().unwrap().clone();
-        ids.insert(id);
-        let groups: Vec<[u32; 1]> = ids.into_iter().map(|id| [id]).collect();
-        let groups: Vec<(u32, &[u32])> = groups.iter().map(|id| (id[0], &id[..])).collect();
-        self.submit_runlist(0, &groups);
-    }
-}
-
-/// A driver's view of a channel.
-pub(crate) struct Channel<'a> {
-    pub(crate) rig: &'a Rig,
-    pub(crate) id: u32,
-    pub(crate) inst: PhysAddr,
-    pub(crate) userd: PhysAddr,
-    pub(crate) ring: PhysAddr,
-    push: PhysAddr,
-    rings: u64,
-    pub(crate) semaphore: PhysAddr,
-    put: Mutex<u32>,
-    pushed: Mutex<u64>,
-    serial: Mutex<u32>,
-}
-
-impl Channel<'_> {
-    fn control_register(&self) -> u32 {
-        0x80_0004 + 8 * self.id
-    }
-
-    pub(crate) fn bind(&self) {
-        self.rig.write(
-            0x80_0000 + 8 * self.id,
-            BIND | target(self.inst) | (self.inst.addr >> 12) as u32,
-        );
-        *self.put.lock().unwrap() = 0;
-    }
-
-    pub(crate) fn enable(&self) {
-        self.rig.write(self.control_register(), ENABLE_SET);
-    }
-
-    pub(crate) fn control(&self) -> u32 {
-        self.rig.read(self.control_register())
-    }
-
-    pub(crate) fn is_busy(&self) -> bool {
-        (self.control() >> 28) & 1 == 1
-    }
-
-    pub(crate) fn write_control(&self, value: u32) {
-        self.rig.write(self.control_register(), value);
-    }
-
-    /// Makes it a privileged channel: AUTH_LEVEL of CONFIG.
-    pub(crate) fn privilege(&self) {
-        self.kill();
-        let config = self.inst.offset(0xf4);
-        self.rig.memory.write_u32(config, 1 << 8).unwrap();
-        self.bind();
-        self.enable();
-    }
-
-    /// The kill sequence.
-    pub(crate) fn kill(&self) {
-        self.write_control(ENABLE_CLR);
-        self.rig.write(PREEMPT, self.id);
-        self.rig
-            .until("preempt", || (self.rig.read(PREEMPT) >> 20) & 1 == 0);
-    }
-
-    /// The GPU virtual address of the semaphore page.
-    pub(crate) fn semaphore_va(&self) -> u64 {
-        self.rings + PAGE + PUSH_BYTES
-    }
-
-    pub(crate) fn rings_va(&self) -> u64 {
-        self.rings
-    }
-
-    /// Appends a raw GP entry and rings.
-    pub(crate) fn raw_entry(&self, entry: u64) {
-        let mut put = self.put.lock().unwrap();
-        self.rig
-            .put_u64(self.ring.offset(8 * u64::from(*put)), entry);
-        *put = (*put + 1) % GP_ENTRIES;
-        self.rig
-            .memory
-            .write_u32(self.userd.offset(0x8c), *put)
-            .unwrap();
-        self.rig.write(DOORBELL, self.id);
-    }
-
-    /// Submits a push buffer.
-    pub(crate) fn submit(&self, words: &[u32]) {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let at = {
-            let mut pushed = self.pushed.lock().unwrap();
-            if *pushed + bytes.len() as u64 > PUSH_BYTES {
-                *pushed = 0;
-            }
-            let at = *pushed;
-            *pushed += bytes.len() as u64;
-            at
-        };
-        self.rig.memory.write(self.push.offset(at), &bytes).unwrap();
-        let va = self.rings + PAGE + at;
-        self.raw_entry(va | ((words.len() as u64) << 42));
-    }
-
-    /// Appends a release that waits for the launches before it, and returns its payload.
-    pub(crate) fn fence(&self) -> u32 {
-        let serial = {
-            let mut serial = self.serial.lock().unwrap();
-            *serial += 1;
-            *serial
-        };
-        self.submit(&release(self.semaphore_va(), serial, RELEASE_WFI));
-        serial
-    }
-
-    pub(crate) fn is_past(&self, serial: u32) -> bool {
-        self.rig.memory.read_u32(self.semaphore).unwrap() >= serial
-    }
-
-    pub(crate) fn wait(&self, serial: u32) {
-        self.rig.until("a fence", || self.is_past(serial));
-    }
-
-    /// Runs a push buffer to its end.
-    pub(crate) fn run(&self, words: &[u32]) {
-        self.submit(words);
-        let serial = self.fence();
-        self.wait(serial);
     }
 }
