@@ -133,6 +133,8 @@ class Machine:
         kernel_line += ["numa_balancing=disable"]
         # QEMU puts the windows of its bridges where its memory map has a hole of AMD's; a device that comes later needs them.
         kernel_line += ["pci=no_e820"]
+        # The time-stamp counters are the host's. Taken for unsynchronised, each look at the time would be an access to the HPET.
+        kernel_line += ["tsc=reliable"]
         # A machine that is busy with other things is no lockup, and no broken timer.
         kernel_line += ["watchdog_thresh=40", "rcupdate.rcu_cpu_stall_timeout=120", "no_timer_check"]
         command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", f"{NODES},sockets={NODES}"]
