@@ -12,7 +12,7 @@ use nix::unistd::close;
 
 use crate::exec::exec_once;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, wait_until};
+use crate::harness::{guest_tests, rounds, wait_until};
 use crate::region::{Region, PAGE, WORD};
 use crate::sys;
 
@@ -73,15 +73,15 @@ fn launches_of_one_push_buffer_run_in_order() -> Result<()> {
 }
 
 fn thousands_of_submissions_may_be_queued() -> Result<()> {
-    const COUNT: u64 = 5000;
+    let count = rounds(5000);
     let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGE)?);
-    for _ in 1..COUNT {
+    for _ in 1..count {
         mirror
             .channel
             .launch(Atomic::add(region.lanes(0, 0), 1_u64), lanes(1))?;
     }
     mirror.run(Atomic::add(region.lanes(0, 0), 1_u64), lanes(1))?;
-    ensure_eq!(region.load(0), COUNT);
+    ensure_eq!(region.load(0), count);
     Ok(())
 }
 
@@ -204,7 +204,7 @@ fn when_all_channels_are_taken_the_next_gets_enospc() -> Result<()> {
 fn freeing_a_channel_ends_its_work_with_an_error() -> Result<()> {
     let (mirror, values) = (Mirror::new()?, Region::anonymous(4 * PAGE)?);
     let spinner = Spinner::over(&values)?;
-    for _ in 0..20 {
+    for _ in 0..rounds(20) {
         let channel = mirror.svm.channel()?;
         let (running, queued) = (spinner.start(&channel)?, spinner.start(&channel)?);
         spinner.wait_round(&values)?;
@@ -223,7 +223,7 @@ fn freeing_a_channel_ends_its_work_with_an_error() -> Result<()> {
 fn after_a_channel_was_freed_its_work_does_not_write() -> Result<()> {
     let (mirror, values) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
     let spinner = Spinner::over(&values)?;
-    for round in 0..20 {
+    for round in 0..rounds(20) {
         let channel = mirror.svm.channel()?;
         let _job = spinner.start(&channel)?;
         spinner.wait_round(&values)?;
@@ -241,7 +241,7 @@ fn after_a_channel_was_freed_its_work_does_not_write() -> Result<()> {
 fn closing_the_file_abandons_its_work() -> Result<()> {
     let values = Region::anonymous(16 * PAGE)?;
     let spinner = Spinner::over(&values)?;
-    for round in 0..20 {
+    for round in 0..rounds(20) {
         let mirror = Mirror::new()?;
         let job = spinner.start(&mirror.channel)?;
         spinner.wait_round(&values)?;
@@ -265,7 +265,7 @@ fn two_files_of_a_process_mirror_the_same_memory() -> Result<()> {
         Mirror::new()?,
         Region::anonymous(32 * PAGE)?,
     );
-    for round in 0..20 {
+    for round in 0..rounds(20) {
         first.run(Atomic::add(region.lanes(0, PAGE), 1_u64), lanes(32))?;
         second.run(Atomic::add(region.lanes(0, PAGE), 1_u64), lanes(32))?;
         ensure_eq!(region.page_words(), vec![2 * round + 2; 32]);

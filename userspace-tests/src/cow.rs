@@ -8,7 +8,7 @@ use mirage::{lanes, Atomic, Load, Store};
 use nix::sys::mman::MmapAdvise;
 
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, skip, wait_until};
+use crate::harness::{guest_tests, rounds, skip, wait_until};
 use crate::region::{Region, HUGE, PAGE};
 use crate::sys::fork;
 
@@ -149,7 +149,7 @@ fn children_forked_under_gpu_work_see_a_memory_that_stands_still() -> Result<()>
     let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGES * PAGE)?);
     let spinner = Spinner::over(&region)?;
     let job = spinner.start(&mirror.channel)?;
-    for _ in 0..20 {
+    for _ in 0..rounds(20) {
         spinner.wait_round(&region)?;
         let child = fork(|| {
             let first = region.page_words();

@@ -13,7 +13,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
-use crate::harness::guest_tests;
+use crate::harness::{guest_tests, rounds};
 use crate::region::{OldPlace, Region, HUGE, PAGE, RW, WORD};
 use crate::sys::fork;
 use crate::work::{ensure_counts_from, ensure_words, gpu_reads, gpu_writes};
@@ -76,7 +76,7 @@ fn a_fault_gets_through_invalidations_without_end() -> Result<()> {
 /// Pages that the GPU is about to touch for the first time change their place. What has moved must not change afterwards.
 fn a_fault_under_way_when_its_mapping_is_moved_does_not_get_the_old_page() -> Result<()> {
     let mirror = Mirror::new()?;
-    for round in 0..60_u64 {
+    for round in 0..rounds(60) {
         let mut region = Region::anonymous(LEN)?;
         region.no_huge_pages();
         region.fill(0..LEN, 1);
@@ -103,7 +103,7 @@ fn a_fault_under_way_when_its_mapping_is_moved_does_not_get_the_old_page() -> Re
 fn a_fault_under_way_when_its_mapping_goes_is_refused_or_served_before() -> Result<()> {
     let mirror = Mirror::new()?;
     let (mut refused, mut served) = (0, 0);
-    for round in 0..40_u64 {
+    for round in 0..rounds(40) {
         let (mut region, channel) = (Region::anonymous(LEN)?, mirror.svm.channel()?);
         let inside = region.at(0).addr()..region.at(LEN).addr();
         let job = channel.launch(
@@ -322,7 +322,7 @@ fn channels_that_fault_on_the_same_pages_are_all_served() -> Result<()> {
 /// Each open file mirrors the process. An invalidation must reach all of them.
 fn mirrors_of_one_process_see_the_same_memory() -> Result<()> {
     let (first, second, mut region) = (Mirror::new()?, Mirror::new()?, Region::anonymous(LEN)?);
-    for round in 1..10_u64 {
+    for round in 1..=rounds(9) {
         gpu_writes(&first, &region, round << 32)?;
         ensure_words(&gpu_reads(&second, &region)?, |i| (round << 32) + i as u64)?;
         second.run(

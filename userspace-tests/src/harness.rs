@@ -20,6 +20,8 @@ const EXIT_SKIP: i32 = 77;
 const EXIT_FAIL: u8 = 98;
 /// A test that takes longer says so.
 const SLOW: Duration = Duration::from_secs(10);
+/// Tells the processes of tests how many times less to repeat what they repeat.
+const LESS: &str = "MIRAGE_TEST_LESS";
 /// What the last line of a test that skips begins with.
 const SKIP: &str = "SKIP: ";
 
@@ -83,6 +85,17 @@ impl std::error::Error for Skip {}
 /// Ends a test that this machine cannot run.
 pub(crate) fn skip<T>(reason: impl fmt::Display) -> Result<T> {
     Err(Skip(reason.to_string()).into())
+}
+
+/// Has tests repeat `less` times less what they repeat to meet a race, where the kernel is slow.
+pub(crate) fn repeat_less(less: u64) {
+    std::env::set_var(LESS, less.to_string());
+}
+
+/// Rounds of a test that repeats itself to meet a race: `full`, or fewer where the kernel is slow.
+pub(crate) fn rounds(full: u64) -> u64 {
+    let less = std::env::var(LESS).ok().and_then(|less| less.parse().ok());
+    full.div_ceil(less.unwrap_or(1).max(1))
 }
 
 /// Asks `condition` every millisecond until it holds.
@@ -155,7 +168,7 @@ pub(crate) fn run_all(tests: &[Test]) -> Result<ExitCode> {
         let (number, name, start) = (i + 1, test.full_name(), Instant::now());
         let outcome = run_apart(test)?;
         if start.elapsed() > SLOW {
-            println!("# {name} took {:.0?}", start.elapsed());
+            println!("# {name} took {:.1?}", start.elapsed());
         }
         match outcome {
             Outcome::Pass => {

@@ -17,7 +17,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, wait_until};
+use crate::harness::{guest_tests, rounds, wait_until};
 use crate::region::{Region, PAGE, RW};
 
 guest_tests![
@@ -31,7 +31,6 @@ guest_tests![
 ];
 
 const PAGES: usize = 64;
-const ROUNDS: u64 = 10;
 /// Marks a page that the CPU has taken back.
 const TAKEN: u64 = 0x7a6b_5c4d_3e2f_1001;
 
@@ -76,7 +75,7 @@ fn map_shared(file: &File) -> Result<Region> {
 
 fn after_munmap_the_gpu_does_not_write_the_page() -> Result<()> {
     let mirror = Mirror::new()?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds(10) {
         let (file, range, channel) = (memfd()?, some_pages(round), mirror.svm.channel()?);
         let (mut values, window) = (map_shared(&file)?, map_shared(&file)?);
         let spinner = Spinner::over(&values)?;
@@ -97,7 +96,7 @@ fn after_munmap_the_gpu_does_not_write_the_page() -> Result<()> {
 
 fn after_mremap_the_gpu_does_not_write_the_moved_page() -> Result<()> {
     let mirror = Mirror::new()?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds(10) {
         let (range, channel) = (some_pages(round), mirror.svm.channel()?);
         let mut values = Region::anonymous(PAGES * PAGE)?;
         let spinner = Spinner::over(&values)?;
@@ -117,7 +116,7 @@ fn after_mremap_the_gpu_does_not_write_the_moved_page() -> Result<()> {
 
 fn after_mprotect_the_gpu_does_not_write_the_page() -> Result<()> {
     let mirror = Mirror::new()?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds(10) {
         let (range, channel, values) = (
             some_pages(round),
             mirror.svm.channel()?,
@@ -145,7 +144,7 @@ fn old_pages_stay_as_they_were(
     free: impl Fn(&mut Region, Range<usize>) -> Result<()>,
 ) -> Result<()> {
     let mirror = Mirror::new()?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds(10) {
         let (range, mut values) = (some_pages(round), map()?);
         let spinner = Spinner::over(&values)?;
         let job = spinner.start(&mirror.channel)?;
@@ -195,7 +194,7 @@ fn after_a_hole_was_punched_the_gpu_does_not_write_the_old_page() -> Result<()> 
 
 fn after_truncation_the_gpu_does_not_write_the_old_page() -> Result<()> {
     let mirror = Mirror::new()?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds(10) {
         let (file, channel, keep) = (memfd()?, mirror.svm.channel()?, some_pages(round).start);
         let (values, end) = (map_shared(&file)?, PAGES * PAGE);
         let spinner = Spinner::over(&values)?;

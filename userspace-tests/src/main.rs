@@ -100,6 +100,9 @@ struct Arguments {
     /// Leave out tests whose name matches this regular expression.
     #[arg(long, value_name = "RE")]
     skip: Option<Regex>,
+    /// Repeat N times less what tests repeat to meet a race.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    less: u64,
     /// Print the names of the tests as igt_runner has them.
     #[arg(long)]
     list_subtests: bool,
@@ -150,5 +153,6 @@ fn main() -> anyhow::Result<ExitCode> {
             .for_each(|test| println!("{}", test.full_name()));
         return Ok(ExitCode::SUCCESS);
     }
+    harness::repeat_less(arguments.less);
     harness::run_all(&tests)
 }

@@ -9,7 +9,7 @@ use mirage::{lanes, Access, Atomic, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
-use crate::harness::guest_tests;
+use crate::harness::{guest_tests, rounds};
 use crate::region::{Region, HUGE, PAGE, RW, WORD};
 use crate::sys::fork;
 
@@ -38,7 +38,7 @@ fn gpu_word(mirror: &Mirror, region: &Region, offset: usize) -> Result<u64> {
 
 fn a_new_mapping_at_an_old_address_is_what_the_gpu_sees() -> Result<()> {
     let (mirror, mut region) = (Mirror::new()?, Region::anonymous(PAGES * PAGE)?);
-    for round in 0..50 {
+    for round in 0..rounds(50) {
         ensure_eq!(gpu_word(&mirror, &region, 3 * PAGE)?, 0);
         mirror.run(
             Store::new(region.lanes(0, PAGE), round + 1),
@@ -170,7 +170,7 @@ fn pages_given_back_read_as_zeros() -> Result<()> {
 
 fn a_freed_allocation_can_be_used_again_by_the_next() -> Result<()> {
     let (mirror, mut rng) = (Mirror::new()?, Rng::with_seed(4));
-    for _ in 0..100 {
+    for _ in 0..rounds(100) {
         let mut words = vec![0_u64; rng.usize(1..100_000)];
         let count = words.len() as u32;
         mirror.run(
@@ -188,14 +188,14 @@ fn a_freed_allocation_can_be_used_again_by_the_next() -> Result<()> {
 /// Launches that each add 1 to every word, while another thread has pages change places, protection and sharing below them.
 /// One update that goes to a page which is no longer the right one, and a word falls behind.
 fn no_count_is_lost_while_pages_are_protected_forked_and_moved() -> Result<()> {
-    const LAUNCHES: u64 = 40;
+    let launches = rounds(40);
     let (mirror, region) = (Mirror::new()?, Region::huge_aligned(HUGE)?);
     region.fill(0..region.len(), 0);
     let words = region.len() / WORD;
     let launched = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let torture = scope.spawn(|| torture(&region, &launched));
-        let outcome = (1..=LAUNCHES).try_for_each(|launch| {
+        let outcome = (1..=launches).try_for_each(|launch| {
             launched.store(launch, Ordering::Relaxed);
             let job = mirror.channel.launch(
                 Atomic::add(region.lanes(0, WORD), 1_u64),
@@ -209,13 +209,13 @@ fn no_count_is_lost_while_pages_are_protected_forked_and_moved() -> Result<()> {
             .ok()
             .context("the torturing thread panicked")??;
         outcome?;
-        println!("{LAUNCHES} launches, {rounds} rounds of torture");
+        println!("{launches} launches, {rounds} rounds of torture");
         anyhow::Ok(())
     })?;
     let behind = region
         .words(0..region.len())
         .into_iter()
-        .position(|word| word != LAUNCHES);
+        .position(|word| word != launches);
     ensure_eq!(behind, None);
     Ok(())
 }

@@ -7,7 +7,7 @@ use mirage::{lanes, Atomic, Load, Store};
 use nix::sys::mman::MmapAdvise;
 
 use crate::fixture::{ensure_eq, Mirror, LIMIT};
-use crate::harness::{guest_tests, skip};
+use crate::harness::{guest_tests, rounds, skip};
 use crate::kernel::{pagemap, Cgroup, Swap};
 use crate::region::{Advice, Region, HUGE, PAGE, WORD};
 use crate::sys::fork;
@@ -261,7 +261,7 @@ fn a_group_at_its_limit_makes_room_for_what_the_gpu_touches() -> Result<()> {
 /// Two threads: one gives pages back, the GPU writes them. A word is 0 or was written after the page was given back last.
 fn races_of_madv_dontneed_leave_zeros_or_what_was_written() -> Result<()> {
     let (mirror, region, mut rng) = (Mirror::new()?, Region::anonymous(LEN)?, Rng::with_seed(11));
-    for round in 1..=40_u64 {
+    for round in 1..=rounds(40) {
         let advice = if round % 2 == 0 {
             MmapAdvise::MADV_DONTNEED
         } else {

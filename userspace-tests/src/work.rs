@@ -5,6 +5,7 @@ use anyhow::{ensure, Context, Result};
 use mirage::{lanes, Atomic, Load, Store};
 
 use crate::fixture::{Mirror, LIMIT};
+use crate::harness::rounds;
 use crate::region::{Region, PAGE, WORD};
 
 /// Bytes between the words that count.
@@ -51,10 +52,11 @@ pub(crate) fn ensure_words(words: &[u64], due: impl Fn(usize) -> u64) -> Result<
 /// One addition that goes to a page which is no longer the right one, and a word falls behind; one copy that misses an addition, likewise.
 pub(crate) fn count_while(
     region: &Region,
-    rounds: u64,
+    full_rounds: u64,
     mut change: impl FnMut(u64) -> Result<()>,
 ) -> Result<()> {
-    let mirror = Mirror::new()?;
+    // Most changes have two kinds that take turns.
+    let (mirror, rounds) = (Mirror::new()?, rounds(full_rounds).max(4));
     (0..region.len())
         .step_by(WORD)
         .for_each(|offset| region.store(offset, offset as u64));
