@@ -24,6 +24,7 @@ guest_tests![
     channels_run_side_by_side,
     threads_use_their_own_channels_at_once,
     when_all_channels_are_taken_the_next_gets_enospc,
+    a_file_has_fewer_channels_than_the_device,
     freeing_a_channel_ends_its_work_with_an_error,
     after_a_channel_was_freed_its_work_does_not_write,
     closing_the_file_abandons_its_work,
@@ -199,6 +200,28 @@ fn when_all_channels_are_taken_the_next_gets_enospc() -> Result<()> {
         .channel()
         .context("a channel was freed, but none is left")?;
     Ok(())
+}
+
+fn a_file_has_fewer_channels_than_the_device() -> Result<()> {
+    let (mirror, other) = (Mirror::new()?, Mirror::new()?);
+    let max = mirror.gpu.param(Param::ChannelsPerFile)?;
+    ensure!(
+        max < mirror.gpu.param(Param::ChannelsMax)?,
+        "one file may take all channels"
+    );
+    let mut channels = (1..max)
+        .map(|_| mirror.svm.channel())
+        .collect::<mirage::Result<Vec<_>>>()?;
+    for _ in 0..3 {
+        ensure_eq!(
+            mirror.svm.channel().err().and_then(|error| error.errno()),
+            Some(Errno::ENOSPC)
+        );
+        let _others = other.svm.channel()?;
+        channels.pop();
+        channels.push(mirror.svm.channel()?);
+    }
+    still_works(&mirror)
 }
 
 fn freeing_a_channel_ends_its_work_with_an_error() -> Result<()> {

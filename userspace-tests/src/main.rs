@@ -20,6 +20,7 @@ mod events;
 mod exec;
 mod fairness;
 mod faults;
+mod fences;
 mod files;
 mod fixture;
 mod guards;
@@ -39,14 +40,15 @@ mod operations;
 mod permission;
 mod process;
 mod query;
+mod refused;
 mod region;
 mod remap;
-mod robust;
 mod samples;
+mod stopped;
 mod submit;
 mod swap;
-mod sync;
 mod sys;
+mod timeouts;
 mod traces;
 mod userfault;
 mod work;
@@ -74,8 +76,10 @@ const ALL: &[&[Test]] = &[
     leaves::TESTS,
     channels::TESTS,
     commands::TESTS,
-    sync::TESTS,
-    robust::TESTS,
+    refused::TESTS,
+    fences::TESTS,
+    stopped::TESTS,
+    timeouts::TESTS,
     permission::TESTS,
     copy::TESTS,
     faults::TESTS,

@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{ensure, Result};
 use drm::control::{syncobj, Device as _};
 use mirage::uapi::{Exec, IoctlId, SyncPoint, SYNC_SYNCOBJ, SYNC_TIMELINE};
-use mirage::{lanes, Channel, Chase, Gpu, Operation};
+use mirage::{lanes, Channel, Chase, Gpu, Operation, Store};
 use nix::errno::Errno;
 use nix::time::{clock_gettime, ClockId};
 
 use crate::fixture::LIMIT;
 use crate::ioctls::{call, describe};
+use crate::region::Region;
 
 /// What goes into one EXEC.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +67,14 @@ pub(crate) fn push_of(channel: &Channel, operation: impl Operation) -> Result<Ve
     let mut push = channel.push_buffer();
     push.launch(&operation, lanes(1))?;
     Ok(push.words().to_vec())
+}
+
+/// Work that writes `value` to the start of a page.
+pub(crate) fn marker(channel: &Channel, page: &Region, value: u64) -> Result<Submission> {
+    Ok(Submission::of(push_of(
+        channel,
+        Store::new(page.lanes(0, 0), value),
+    )?))
 }
 
 /// A push buffer with GPU work that does not end by itself.
