@@ -28,12 +28,7 @@ shift
 out=$MIRAGE_STATE/module/$name
 
 QUIET=1 "$MIRAGE_SRC/scripts/check-kernel.sh" "$kdir"
-args=(-C "$kdir" M="$MIRAGE_SRC" MO="$out" -j"$JOBS")
-if grep -q '^CONFIG_CC_IS_CLANG=y' "$kdir/.config"; then
-	args+=(LLVM=1)
-else
-	args+=(CC="$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ "]*\).*/\1/p' "$kdir/.config")")
-fi
+args=(-C "$kdir" M="$MIRAGE_SRC" MO="$out" -j"$JOBS" "$(kernel_compiler "$kdir")")
 # A build with other tools (clippy) beside the plain one
 out=$out${MIRAGE_VARIANT:+-$MIRAGE_VARIANT}
 mkdir -p "$out"

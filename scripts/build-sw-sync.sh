@@ -1,15 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Builds the kernel's software fences as a module for Debian's kernel, and prints a directory with it to lay over the guest's
-# root (qemu-boot.sh --overlay): /usr/lib/mirage/sw_sync.ko.
+# build-sw-sync.sh stock|debug: builds the kernel's software fences as a module, and prints a directory with it to lay over the
+# guest's root (qemu-boot.sh --overlay): /usr/lib/mirage/sw_sync.ko.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -n "${MIRAGE_INSIDE:-}" ] || exec "$MIRAGE_SRC/scripts/in-root.sh" "$0" "$@"
 
-kdir=$("$MIRAGE_SRC/scripts/prepare-stock.sh")/build
-out=$MIRAGE_STATE/sw_sync
+case ${1:-} in
+stock) dir=$("$MIRAGE_SRC/scripts/prepare-stock.sh") ;;
+debug) dir=$("$MIRAGE_SRC/scripts/build-debug-kernel.sh") ;;
+*) die "usage: build-sw-sync.sh stock|debug" ;;
+esac
+kdir=$dir/build
+out=$MIRAGE_STATE/sw_sync/${dir##*/}
 mkdir -p "$out/module" "$out/overlay/usr/lib/mirage"
-cc=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ "]*\).*/\1/p' "$kdir/.config")
-logged "software fences" "$out/build.log" make -C "$kdir" M="$MIRAGE_SRC/kernel/sw_sync" MO="$out/module" -j"$JOBS" CC="$cc" modules
+logged "software fences" "$out/build.log" \
+	make -C "$kdir" M="$MIRAGE_SRC/kernel/sw_sync" MO="$out/module" -j"$JOBS" "$(kernel_compiler "$kdir")" modules
 cp "$out/module/sw_sync.ko" "$out/overlay/usr/lib/mirage/"
 echo "$out/overlay"

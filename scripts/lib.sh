@@ -77,3 +77,12 @@ _ticker() {
 		fi
 	done
 }
+
+# kernel_compiler KDIR: the argument that has make use the compiler that a prepared tree was configured with.
+kernel_compiler() {
+	if grep -q '^CONFIG_CC_IS_CLANG=y' "$1/.config"; then
+		echo LLVM=1
+	else
+		sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ "]*\).*/CC=\1/p' "$1/.config"
+	fi
+}

@@ -175,10 +175,11 @@ def last_lines(output):
 
 
 def build(name, *command):
-    """A build that a suite needs; its failure is the suite's."""
+    """A build that a suite needs; its failure is the suite's. Returns the last line, which says where it is."""
     status, output = run(f"build-{name}", command, BUILD_SECONDS)
     if status:
         raise RuntimeError(f"{name} does not build: {last_lines(output)}")
+    return output.splitlines()[-1]
 
 
 def guest(kernel, command, name, *options, count=ktap):
@@ -186,7 +187,8 @@ def guest(kernel, command, name, *options, count=ktap):
     build(f"driver-{kernel}", SCRIPTS / "build-driver.sh", kernel)
     build("vgpu", SCRIPTS / "build-rust.sh", "vgpu")
     build("userspace", SCRIPTS / "build-rust.sh", "userspace")
-    boot = [SCRIPTS / "qemu-boot.sh", "--kernel", kernel, "--timeout", GUEST_SECONDS[kernel], *options, "--", *command]
+    overlay = build("sw-sync", SCRIPTS / "build-sw-sync.sh", kernel)
+    boot = [SCRIPTS / "qemu-boot.sh", "--kernel", kernel, "--timeout", GUEST_SECONDS[kernel], "--overlay", overlay, *options, "--", *command]
     # the launcher has a limit of its own, and says more when it is over
     status, output = run(name, boot, GUEST_SECONDS[kernel] + COMMAND_SECONDS)
     counts = count(output)
@@ -259,13 +261,8 @@ def suite_igt():
 
     Some have 20 ms for a step, which a debug kernel without KVM does not always do.
     """
-    overlays = []
-    for script in "prepare-igt.sh", "build-sw-sync.sh":
-        status, output = run(f"build-{script}", [SCRIPTS / script])
-        if status:
-            raise RuntimeError(f"{script}: {last_lines(output)}")
-        overlays += ["--overlay", output.splitlines()[-1]]
-    return guest("stock", ["sh", "-c", IGT_COMMAND], "igt", *overlays, count=igt)
+    overlay = build("igt", SCRIPTS / "prepare-igt.sh")
+    return guest("stock", ["sh", "-c", IGT_COMMAND], "igt", "--overlay", overlay, count=igt)
 
 
 SUITES = {

@@ -18,10 +18,13 @@ use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, skip, wait_until};
 use crate::region::{Region, PAGE};
+use crate::submit::{marker, Syncobj};
+use crate::sw_sync::Timeline;
 use crate::sys::fork;
 
 guest_tests![
     unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back,
+    unbinding_ends_work_that_waits_for_a_fence,
     unbinding_in_a_storm_of_faults_leaves_memory_usable,
     a_device_that_was_unbound_while_idle_comes_back,
     the_module_stays_while_a_file_is_open_and_goes_after,
@@ -96,6 +99,41 @@ fn unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back() -> Result<(
         bind(&address)?;
         // The old file stays dead, beside the new ones.
         ensure_gone(&mirror)?;
+        still_works(&Mirror::new()?)?;
+    }
+    Ok(())
+}
+
+/// The fence that it waits for signals while the device goes, or when it is gone.
+fn unbinding_ends_work_that_waits_for_a_fence() -> Result<()> {
+    let (address, timeline) = (pci_address()?, Timeline::new()?);
+    for round in 0..2 * ROUNDS as u32 {
+        let (mirror, page) = (Mirror::new()?, Region::anonymous(PAGE)?);
+        let fence = Syncobj::import(&mirror.gpu, timeline.fence(round + 1)?.as_fd())?;
+        let queue = |_| {
+            let end = Syncobj::new(&mirror.gpu)?;
+            marker(&mirror.channel, &page, 1)?
+                .after(fence.binary())
+                .signals(end.binary())
+                .exec(&mirror.gpu, &mirror.channel)?;
+            end.sync_file()
+        };
+        let ends = (0..20).map(queue).collect::<Result<Vec<_>>>()?;
+        std::thread::scope(|scope| {
+            let signal = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(u64::from(round) * 3));
+                timeline.advance()
+            });
+            unbind(&address)?;
+            signal.join().ok().context("the thread panicked")?
+        })?;
+        for end in &ends {
+            ensure!(
+                crate::sys::sync_file_status(end.as_fd())? != 0,
+                "work is left over from a device that is gone"
+            );
+        }
+        bind(&address)?;
         still_works(&Mirror::new()?)?;
     }
     Ok(())

@@ -4,15 +4,16 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use mirage::{Atomic, Channel, CopyBytes, GpuPtr, Store};
 use nix::errno::Errno;
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror, Spinner};
-use crate::harness::{guest_tests, skip};
+use crate::harness::guest_tests;
 use crate::region::{Region, PAGE, WORD};
 use crate::submit::{marker, push_of, push_of_spinner, Submission, Syncobj};
+use crate::sw_sync::Timeline;
 use crate::sys;
 
 guest_tests![
@@ -345,31 +346,12 @@ fn fences_of_another_file_are_waited_for() -> Result<()> {
     Ok(())
 }
 
-/// Fences of sw_sync, which signal when the timeline is told to.
 fn a_fence_of_another_driver_is_waited_for() -> Result<()> {
-    const CREATE_FENCE: u64 = nix::request_code_readwrite!(b'W', 0, 40);
-    const INC: u64 = nix::request_code_write!(b'W', 1, 4);
-    let Ok(timeline) = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/sys/kernel/debug/sync/sw_sync")
-    else {
-        return skip("this kernel has no sw_sync");
-    };
+    let timeline = Timeline::new()?;
     let (mirror, page) = (Mirror::new()?, Region::anonymous(PAGE)?);
     for value in 1..=20_u32 {
-        // struct sw_sync_create_fence_data: value, name, out: fd.
-        let mut data = [0_u32; 10];
-        data[0] = value;
-        sys::ioctl(
-            timeline.as_fd(),
-            CREATE_FENCE,
-            bytemuck::cast_slice_mut(&mut data),
-        )
-        .context("SW_SYNC_IOC_CREATE_FENCE")?;
-        let file = sys::own_fd(data[9] as i32)?;
         let (fence, done) = (
-            Syncobj::import(&mirror.gpu, file.as_fd())?,
+            Syncobj::import(&mirror.gpu, timeline.fence(value)?.as_fd())?,
             Syncobj::new(&mirror.gpu)?,
         );
         let work = marker(&mirror.channel, &page, value.into())?
@@ -380,7 +362,7 @@ fn a_fence_of_another_driver_is_waited_for() -> Result<()> {
         while begin.elapsed() < Duration::from_millis(20) {
             ensure_eq!(done.is_signaled()?, Some(false));
         }
-        sys::ioctl(timeline.as_fd(), INC, &mut 1_u32.to_ne_bytes()).context("SW_SYNC_IOC_INC")?;
+        timeline.advance()?;
         ensure_eq!((done.error()?, page.load(0)), (None, value.into()));
     }
     Ok(())

@@ -46,6 +46,7 @@ mod remap;
 mod samples;
 mod stopped;
 mod submit;
+mod sw_sync;
 mod swap;
 mod sys;
 mod timeouts;
