@@ -344,12 +344,11 @@ impl Gpu {
 
     /// First step of unbind: ends all work, so that no ioctl waits for the device any more.
     pub(crate) fn stop(&self) {
-        {
-            // Under the locks that new channels and address spaces take, so that none is missed.
-            let _channels = self.channels.lock();
-            let _svms = self.svms.lock();
-            self.lost.store(true, Relaxed);
-        }
+        self.lost.store(true, Relaxed);
+        // Who looked before that, under its lock, has put its channel or address space in by now. One lock after the other: memory is
+        // allocated under the second, and fences signal by way of the first.
+        drop(self.channels.lock());
+        drop(self.svms.lock());
         self.each_channel(|channel| channel.end(ENODEV, None));
     }
 
