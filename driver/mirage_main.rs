@@ -27,6 +27,8 @@
 //!
 //! # Glossary
 //!
+//! * **Batch**: blocks that a worker serves before one replay lets their accesses go on.
+//! * **Block**: 2 MiB of addresses, aligned: what one worker serves at a time, and what a PDE0 stands for.
 //! * **Fault, replayable**: an access that found no translation and waits; **replay** lets all that wait try again;
 //!   **cancel** fails one for good.
 //! * **Fault buffer**: ring in memory into which the GPU's MMU writes fault packets.
@@ -43,13 +45,14 @@
 //! A lock may be taken while locks with smaller numbers are held, never the other way round.
 //!
 //! 1. `MirageFile::mirror`: one ioctl binds the file.
-//! 2. `Gpu::faults`: while packets are read, faults are queued and channels stopped.
+//! 2. `Gpu::faults`: while packets are read and faults are queued.
 //! 3. The scratch memory of a worker ([`svm`]): while it serves faults.
 //! 4. `Gpu::channels`: nothing is allocated under it, because fences signal by way of it. Finding a channel does not nest.
-//! 5. `Gpu::svms`.
-//! 6. `Channel::state`: stopping a channel waits for the hardware under it.
-//! 7. `Gpu::preempt`, `Gpu::runlists`, `Gpu::slots`, `Svm::pending`, `Svm::reports`, `FaultLog::entries`: leaves. `Svm::dropped_events`, then
-//!    `EventSender::file`, then DRM's `event_lock`: nothing else under them.
+//! 5. `Gpu::svms`: memory is allocated under it.
+//! 6. `Channel::state`: stopping a channel waits for the hardware under it, and fences signal, whose locks are the last of all.
+//! 7. `Gpu::preempt`, then `Gpu::runlists`. `Svm::dropped_events`, then `EventSender::file`, then DRM's `event_lock`. Nothing else under
+//!    them. `Gpu::slots`, `FaultState::state`, `Svm::pending`, `Svm::reports`, `FaultLog::entries`: leaves, but that a fault that is
+//!    dropped may be the last to hold its channel, whose memory goes then (9).
 //! 8. `Svm::space`: regions are made and removed under it, which waits for invalidations that run. So nothing that an
 //!    invalidate callback, or the holder of an mmap lock, can wait for may come before it.
 //! 9. The allocator of device memory ([`vram`]): allocates memory under its lock, so it comes before everything that reclaim takes.
