@@ -60,8 +60,9 @@ class Igt(unittest.TestCase):
         self.listed = [line for line in lines if line.startswith("igt@")]
         self.tests = {line.split()[0].lower(): {"result": "skip" if "SKIP" in line else "pass"} for line in self.listed}
 
-    def counts(self):
-        return runner.igt("words\n" + runner.IGT_RESULTS + json.dumps({"tests": self.tests}))
+    def counts(self, *again):
+        runs = [json.dumps({"tests": tests}) + "\nwords\n" for tests in (self.tests, *again)]
+        return runner.igt(runner.IGT_RESULTS.join(["words\n", *runs]))
 
     def test_every_listed_subtest_counts(self):
         counts = self.counts()
@@ -78,6 +79,12 @@ class Igt(unittest.TestCase):
             counts = self.counts()
             self.assertEqual(counts.failed, 1, result)
             self.assertEqual(counts.problems, [f"igt@core_auth@many-magics: {result}: (x:1) CRITICAL: Test assertion failure"])
+
+    def test_the_last_run_of_a_subtest_counts(self):
+        name = "igt@syncobj_wait@wait-all-snapshot"
+        self.tests[name] = {"result": "fail"}
+        self.assertEqual(self.counts({name: {"result": "pass"}}).failed, 0)
+        self.assertEqual(self.counts({name: {"result": "pass"}}, {name: {"result": "fail"}}).failed, 1)
 
     def test_no_results_at_all_fail(self):
         for output in ("", runner.IGT_RESULTS, runner.IGT_RESULTS + '{"tests": {"igt@core_au'):

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, wait_until};
+use crate::harness::{guest_tests, rounds, wait_until};
 use crate::ioctls::call;
 use crate::region::{Region, PAGE};
 use crate::submit::{push_of, push_of_spinner, Submission, Syncobj};
@@ -123,7 +123,7 @@ fn a_stopped_channel_refuses_work_until_it_is_reset() -> Result<()> {
 
 fn a_channel_can_be_reset_again_and_again() -> Result<()> {
     let mirror = Mirror::new()?;
-    for resets in 1..=20 {
+    for resets in 1..=rounds(20) as u32 {
         stop(&mirror, &mirror.channel)?;
         reset(&mirror, mirror.channel.handle())?;
         // Round the ring.

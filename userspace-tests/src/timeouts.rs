@@ -12,7 +12,7 @@ use nix::sys::mman::MmapAdvise;
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, wait_until};
+use crate::harness::{guest_tests, rounds, wait_until};
 use crate::ioctls::{call, describe, exec};
 use crate::region::{Region, PAGE};
 use crate::stopped::{query, reset};
@@ -169,32 +169,32 @@ fn work_that_waits_for_a_hung_launch_goes_on_after_it() -> Result<()> {
 
 /// Each page takes a fault, all together far longer than the time-out.
 fn work_that_faults_gets_on() -> Result<()> {
-    const PAGES: usize = 16 << 10;
+    let pages = rounds(16 << 10) as usize;
     const TIMEOUT_MS: u32 = 1000;
-    let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGES * PAGE)?);
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(pages * PAGE)?);
     let _ = region.advise(0..region.len(), MmapAdvise::MADV_NOHUGEPAGE);
     let channel = RawChannel::with_timeout(&mirror, TIMEOUT_MS)?;
     let begin = Instant::now();
     // One launch after the other without a pause, until it has taken long enough.
-    let mut rounds = 0_u64;
+    let mut done = 0_u64;
     while begin.elapsed() < Duration::from_millis(3 * u64::from(TIMEOUT_MS)) {
         region.advise(0..region.len(), MmapAdvise::MADV_DONTNEED)?;
         let mut push = mirror.channel.push_buffer();
         push.launch(
             &Store::new(region.lanes(0, PAGE), 1_u64),
-            lanes(PAGES as u32),
+            lanes(pages as u32),
         )?;
         channel.exec(push.words())?;
-        rounds += 1;
+        done += 1;
         wait_until(LIMIT, || {
             channel
                 .query()
-                .is_ok_and(|query| query.finished == rounds || query.state == CHANNEL_STOPPED)
+                .is_ok_and(|query| query.finished == done || query.state == CHANNEL_STOPPED)
         })?;
         let told = channel.query()?;
         ensure!(
             told.state != CHANNEL_STOPPED,
-            "stopped in round {rounds}: {:?}",
+            "stopped in round {done}: {:?}",
             Reason::from(told.reason)
         );
     }
