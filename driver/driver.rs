@@ -195,7 +195,6 @@ impl drm::Driver for MirageDrm {
         (MIRAGE_CHANNEL_QUERY, drm_mirage_channel_query, ioctl::RENDER_ALLOW, MirageFile::channel_query),
         (MIRAGE_CHANNEL_RESET, drm_mirage_channel_reset, ioctl::RENDER_ALLOW, MirageFile::channel_reset),
         (MIRAGE_EXEC, drm_mirage_exec, ioctl::RENDER_ALLOW, MirageFile::exec),
-        (MIRAGE_FAULT_REPORT, drm_mirage_fault_report, ioctl::RENDER_ALLOW, MirageFile::fault_report),
     }
 
     fn add_debugfs_files(device: &drm::Device<Self>) {

@@ -209,24 +209,6 @@ impl MirageFile {
         svm.query(mm, range, |words| writer.write_slice(words.as_bytes()))?;
         Ok(0)
     }
-
-    /// FAULT_REPORT.
-    pub(crate) fn fault_report(
-        _device: &Registered,
-        args: &mut raw::drm_mirage_fault_report,
-        file: &File,
-    ) -> Result<u32> {
-        let report = file.inner().svm()?.take_report()?;
-        *args = raw::drm_mirage_fault_report {
-            addr: report.addr,
-            timestamp: report.timestamp,
-            channel: report.channel,
-            access: report.access as u32,
-            reason: report.reason as u32,
-            dropped: report.dropped,
-        };
-        Ok(0)
-    }
 }
 
 /// First address past what SVM_INIT accepts: the rings must be where the GPU's front end can reach them.

@@ -10,7 +10,7 @@ use crate::{
     channel::{Channel, ChannelConfig, ChannelId, Slot, CHANNEL_MEM, MAPPED},
     fault::{Fault, FaultAccess},
     gpu::Gpu,
-    kapi::{errno, time, workqueue::flush_work},
+    kapi::{time, workqueue::flush_work},
     tlb::{CacheLevel, Scope},
     vram::VramOffset,
 };
@@ -43,9 +43,6 @@ use pending::{Pending, WORKERS};
 pub(crate) use query::QUERY_PAGES_MAX;
 use service::Worker;
 use space::Space;
-
-/// Most reports that wait to be read.
-const REPORTS_MAX: usize = 64;
 
 /// What a report says the GPU tried; the numbers are those of the user interface.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +89,6 @@ pub(crate) struct FaultReport {
     pub(crate) channel: u32,
     pub(crate) access: ReportAccess,
     pub(crate) reason: Reason,
-    /// Reports that were dropped since the last one that was taken.
-    pub(crate) dropped: u32,
 }
 
 impl FaultReport {
@@ -106,15 +101,8 @@ impl FaultReport {
             channel: channel.get(),
             access,
             reason,
-            dropped: 0,
         }
     }
-}
-
-#[derive(Default)]
-struct Reports {
-    queue: KVec<FaultReport>,
-    dropped: u32,
 }
 
 /// An address space that a GPU mirrors.
@@ -138,8 +126,6 @@ pub(crate) struct Svm {
     pending: Mutex<Pending<Fault>>,
     #[pin]
     workers: [Worker; WORKERS],
-    #[pin]
-    reports: Mutex<Reports>,
     #[pin]
     worker_0: Work<Svm, 0>,
     #[pin]
@@ -179,10 +165,6 @@ impl Svm {
         client: Client,
     ) -> Result<Arc<Self>> {
         let space = Space::new(&gpu.vram, unmanaged.start, client.id)?;
-        let reports = Reports {
-            queue: KVec::with_capacity(REPORTS_MAX, GFP_KERNEL)?,
-            dropped: 0,
-        };
         let svm = Arc::pin_init(
             try_pin_init!(Self {
                 gpu: gpu.clone(),
@@ -194,7 +176,6 @@ impl Svm {
                 space <- new_mutex!(Some(space), "mirage::space"),
                 pending <- new_mutex!(Pending::new()?, "mirage::pending"),
                 workers <- pin_init::pin_init_array_from_fn(|_| Worker::new()),
-                reports <- new_mutex!(reports, "mirage::reports"),
                 worker_0 <- new_work!("mirage::service"),
                 worker_1 <- new_work!("mirage::service"),
                 worker_2 <- new_work!("mirage::service"),
@@ -340,26 +321,6 @@ impl Svm {
                 None => return,
             }
         }
-    }
-
-    /// Queues a report for the program.
-    fn queue_report(&self, report: FaultReport) {
-        let mut reports = self.reports.lock();
-        if reports.queue.push_within_capacity(report).is_err() {
-            reports.dropped = reports.dropped.saturating_add(1);
-        }
-    }
-
-    /// Takes the oldest report.
-    ///
-    /// # Errors
-    ///
-    /// `ENODATA` if there is none.
-    pub(crate) fn take_report(&self) -> Result<FaultReport> {
-        let mut reports = self.reports.lock();
-        let mut report = reports.queue.remove(0).map_err(|_| errno::no_data())?;
-        report.dropped = core::mem::take(&mut reports.dropped);
-        Ok(report)
     }
 }
 

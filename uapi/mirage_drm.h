@@ -52,8 +52,6 @@ enum drm_mirage_ioctl_id {
 	DRM_MIRAGE_CHANNEL_RESET,
 	/** @DRM_MIRAGE_EXEC: run push buffers on a channel */
 	DRM_MIRAGE_EXEC,
-	/** @DRM_MIRAGE_FAULT_REPORT: take the oldest fault report of this file */
-	DRM_MIRAGE_FAULT_REPORT,
 };
 
 /** enum drm_mirage_param - parameters of GETPARAM */
@@ -413,28 +411,6 @@ struct drm_mirage_exec {
 	__u32 pad;
 };
 
-/**
- * struct drm_mirage_fault_report - FAULT_REPORT
- *
- * Takes the oldest report out of the queue of this file. The queue holds 64; further ones are dropped and counted.
- *
- * Errors: -ENXIO before SVM_INIT; -ENODATA if there is none.
- */
-struct drm_mirage_fault_report {
-	/** @addr: out: GPU address of the access, 4 KiB aligned */
-	__u64 addr;
-	/** @timestamp: out: CLOCK_MONOTONIC nanoseconds when the driver reported it */
-	__u64 timestamp;
-	/** @channel: out: handle of the channel that was stopped */
-	__u32 channel;
-	/** @access: out: one of enum drm_mirage_access */
-	__u32 access;
-	/** @reason: out: one of enum drm_mirage_reason */
-	__u32 reason;
-	/** @dropped: out: reports dropped since the last one taken */
-	__u32 dropped;
-};
-
 /** enum drm_mirage_event_type - events that read(2) on the file returns, each beginning with struct drm_event */
 enum drm_mirage_event_type {
 	/** @DRM_MIRAGE_EVENT_FAULT: struct drm_mirage_event_fault */
@@ -480,8 +456,6 @@ enum {
 		DRM_IOWR(DRM_COMMAND_BASE + DRM_MIRAGE_CHANNEL_QUERY, struct drm_mirage_channel_query),
 	DRM_IOCTL_MIRAGE_CHANNEL_RESET = DRM_IOW(DRM_COMMAND_BASE + DRM_MIRAGE_CHANNEL_RESET, struct drm_mirage_channel_reset),
 	DRM_IOCTL_MIRAGE_EXEC = DRM_IOW(DRM_COMMAND_BASE + DRM_MIRAGE_EXEC, struct drm_mirage_exec),
-	DRM_IOCTL_MIRAGE_FAULT_REPORT =
-		DRM_IOWR(DRM_COMMAND_BASE + DRM_MIRAGE_FAULT_REPORT, struct drm_mirage_fault_report),
 };
 
 #if defined(__cplusplus)

@@ -12,11 +12,6 @@ pub(crate) fn canceled() -> Error {
     from_code(bindings::ECANCELED)
 }
 
-/// `ENODATA`: there is nothing to read.
-pub(crate) fn no_data() -> Error {
-    from_code(bindings::ENODATA)
-}
-
 /// `EOPNOTSUPP`: this cannot be done here.
 pub(crate) fn not_supported() -> Error {
     from_code(bindings::EOPNOTSUPP)

@@ -36,7 +36,6 @@ impl Svm {
             process: self.client.process,
             report,
         });
-        self.queue_report(report);
         let mut dropped = self.dropped_events.lock();
         let event = raw::drm_mirage_event_fault {
             addr: report.addr,

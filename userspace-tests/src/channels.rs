@@ -239,7 +239,7 @@ fn freeing_a_channel_ends_its_work_with_an_error() -> Result<()> {
             );
         }
     }
-    ensure_eq!(mirror.svm.fault_report()?, None);
+    ensure_eq!(mirror.svm.fault_events().try_next()?, None);
     Ok(())
 }
 

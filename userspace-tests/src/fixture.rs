@@ -54,7 +54,8 @@ impl Mirror {
         }
         let report = self
             .svm
-            .fault_report()?
+            .fault_events()
+            .try_next()?
             .context("the channel was stopped without a report")?;
         ensure!(
             report.channel == channel.handle(),

@@ -118,7 +118,8 @@ fn a_fault_under_way_when_its_mapping_goes_is_refused_or_served_before() -> Resu
                 refused += 1;
                 let report = mirror
                     .svm
-                    .fault_report()?
+                    .fault_events()
+                    .try_next()?
                     .context("stopped without a report")?;
                 ensure!(
                     inside.contains(&report.addr),

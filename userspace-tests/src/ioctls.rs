@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use anyhow::{ensure, Context, Result};
 use bytemuck::{bytes_of_mut, Pod};
 use mirage::uapi::{
-    ChannelAlloc, ChannelFree, Exec, FaultReport, Getparam, IoctlId, Param, Push, SvmInit,
-    DRM_IOCTL_BASE,
+    ChannelAlloc, ChannelFree, Exec, Getparam, IoctlId, Param, Push, SvmInit, DRM_IOCTL_BASE,
 };
 use mirage::Gpu;
 use nix::errno::Errno;
@@ -24,7 +23,6 @@ guest_tests![
     a_range_that_the_driver_cannot_use_is_invalid,
     unknown_flags_and_padding_are_invalid,
     without_svm_init_there_is_nothing_to_use,
-    no_report_is_no_data,
     a_forked_child_may_not_use_the_file_of_its_parent,
     syncobjs_and_timelines_are_advertised,
     fdinfo_names_the_driver,
@@ -227,10 +225,6 @@ fn without_svm_init_there_is_nothing_to_use() -> Result<()> {
         call(fd, IoctlId::ChannelAlloc, ChannelAlloc::default()).err(),
         Some(Errno::ENXIO)
     );
-    ensure_eq!(
-        call(fd, IoctlId::FaultReport, FaultReport::default()).err(),
-        Some(Errno::ENXIO)
-    );
     let unknown = |error| matches!(error, Some(Errno::ENOENT | Errno::ENXIO));
     ensure!(
         unknown(call(fd, IoctlId::ChannelFree, ChannelFree::default()).err()),
@@ -272,17 +266,6 @@ fn fdinfo_names_the_driver() -> Result<()> {
     Ok(())
 }
 
-fn no_report_is_no_data() -> Result<()> {
-    let mirror = Mirror::new()?;
-    let outcome = call(
-        mirror.gpu.as_fd(),
-        IoctlId::FaultReport,
-        FaultReport::default(),
-    );
-    ensure_eq!(outcome.err(), Some(Errno::ENODATA));
-    Ok(())
-}
-
 fn a_forked_child_may_not_use_the_file_of_its_parent() -> Result<()> {
     let (mirror, push) = (Mirror::new()?, [0_u32; 2]);
     let child = sys::fork(|| {
@@ -304,10 +287,6 @@ fn a_forked_child_may_not_use_the_file_of_its_parent() -> Result<()> {
         );
         ensure_eq!(
             call(fd, IoctlId::ChannelFree, ChannelFree { channel, pad: 0 }).err(),
-            Some(Errno::EPERM)
-        );
-        ensure_eq!(
-            call(fd, IoctlId::FaultReport, FaultReport::default()).err(),
             Some(Errno::EPERM)
         );
         // A file of its own is fine.

@@ -161,7 +161,7 @@ fn hint(ioctl: &str, errno: Errno) -> &'static str {
 
 fn stop_hint(errno: Errno) -> &'static str {
     match errno {
-        Errno::EIO => " (the channel was stopped: Svm::fault_report and Channel::state say why)",
+        Errno::EIO => " (the channel was stopped: Svm::fault_events and Channel::state say why)",
         Errno::ECANCELED => " (its channel was freed)",
         Errno::ENODEV => " (the device is gone: open it again)",
         _ => "",

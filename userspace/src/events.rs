@@ -27,6 +27,9 @@ const ALL_EVENTS: usize = 4096;
 /// There is one queue of reports for an `Svm`: who takes one takes it from all others. As an iterator, it waits for the next report
 /// and never ends.
 ///
+/// The queue has room for 85 reports. While it is full, new ones are lost, and [`FaultReport::dropped`] of the next that gets in says how many;
+/// [`Channel::state`](crate::Channel::state) tells of each channel also then.
+///
 /// ```no_run
 /// # fn main() -> mirage::Result<()> {
 /// # let svm: mirage::Svm = todo!();

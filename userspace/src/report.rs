@@ -140,20 +140,6 @@ impl From<uapi::EventFault> for FaultReport {
     }
 }
 
-impl From<uapi::FaultReport> for FaultReport {
-    fn from(raw: uapi::FaultReport) -> Self {
-        FaultReport {
-            addr: raw.addr,
-            timestamp: Duration::from_nanos(raw.timestamp),
-            channel: raw.channel,
-            access: raw.access.into(),
-            reason: raw.reason.into(),
-            batch: 0,
-            dropped: raw.dropped,
-        }
-    }
-}
-
 impl fmt::Display for FaultReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let FaultReport {
@@ -190,6 +176,30 @@ mod tests {
             FaultReport::from(raw).to_string(),
             "channel 3: write of 0xdead0000: nothing is mapped there"
         );
+    }
+
+    #[test]
+    fn a_report_has_all_that_the_event_has() {
+        let raw = uapi::EventFault {
+            base: uapi::DrmEvent::default(),
+            addr: 0x1000,
+            timestamp: 1_000_000_002,
+            batch: 3,
+            channel: 4,
+            access: 0,
+            reason: 5,
+            dropped: 6,
+        };
+        let report = FaultReport {
+            addr: 0x1000,
+            timestamp: Duration::new(1, 2),
+            channel: 4,
+            access: Access::Read,
+            reason: Reason::OutOfMemory,
+            batch: 3,
+            dropped: 6,
+        };
+        assert_eq!(FaultReport::from(raw), report);
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::hole;
 use crate::node::Node;
 use crate::query::Page;
 use crate::range::{PageRange, PAGE_SIZE};
-use crate::report::FaultReport;
 use crate::sys;
 use crate::uapi::{self, Param, SvmBind};
 
@@ -151,19 +150,6 @@ impl Svm {
     /// Why channels were stopped, as a stream: to take, to wait for, to poll, to iterate over.
     pub fn fault_events(&self) -> FaultEvents {
         FaultEvents::new(&self.node)
-    }
-
-    /// Takes the oldest fault report, if there is one.
-    pub fn fault_report(&self) -> Result<Option<FaultReport>> {
-        let mut args = uapi::FaultReport::default();
-        match sys::fault_report(self.node.as_fd(), &mut args) {
-            Ok(()) => Ok(Some(FaultReport::from(args))),
-            Err(Errno::ENODATA) => Ok(None),
-            Err(errno) => Err(Error::Ioctl {
-                ioctl: "FAULT_REPORT",
-                errno,
-            }),
-        }
     }
 
     /// The range that was left to the driver: first address and size. Launches cannot use it.

@@ -11,8 +11,8 @@ use nix::libc::c_void;
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 
 use crate::uapi::{
-    ChannelAlloc, ChannelFree, ChannelQuery, ChannelReset, Exec, FaultReport, Getparam, IoctlId,
-    Page, Push, SvmBind, SvmInit, SvmQuery, SyncFileInfo, SyncPoint, DRM_IOCTL_BASE,
+    ChannelAlloc, ChannelFree, ChannelQuery, ChannelReset, Exec, Getparam, IoctlId, Page, Push,
+    SvmBind, SvmInit, SvmQuery, SyncFileInfo, SyncPoint, DRM_IOCTL_BASE,
 };
 
 /// Defines `raw::NAME`, made by nix and unsafe because a request code and its argument must fit, and `NAME`, where they do.
@@ -45,8 +45,6 @@ ioctls! {
     pub(crate) fn channel_query(ioctl_readwrite, ChannelQuery, &mut);
     /// CHANNEL_RESET
     pub(crate) fn channel_reset(ioctl_write_ptr, ChannelReset, &);
-    /// FAULT_REPORT
-    pub(crate) fn fault_report(ioctl_readwrite, FaultReport, &mut);
 }
 
 /// The ioctls whose arguments point to memory, or give memory away.

@@ -35,8 +35,6 @@ pub enum IoctlId {
     ChannelReset,
     /// Run push buffers on a channel.
     Exec,
-    /// Take the oldest fault report of the file.
-    FaultReport,
 }
 
 impl IoctlId {

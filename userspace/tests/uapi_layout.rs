@@ -63,7 +63,6 @@ fn structures(facts: &mut Facts) {
     layout!(facts, SyncPoint, "drm_mirage_sync", kind = "type", handle, point);
     layout!(facts, Exec, "drm_mirage_exec", channel, push_count, wait_count, sig_count, push_ptr, wait_ptr, sig_ptr, flags,
         pad);
-    layout!(facts, FaultReport, "drm_mirage_fault_report", addr, timestamp, channel, access, reason, dropped);
     layout!(facts, DrmEvent, "drm_event", kind = "type", length);
     layout!(facts, EventFault, "drm_mirage_event_fault", base, addr, timestamp, batch, channel, access, reason, dropped);
 }
@@ -88,7 +87,6 @@ fn requests(facts: &mut Facts) {
     request!(facts, "CHANNEL_QUERY", ChannelQuery, request_code_readwrite, ChannelQuery);
     request!(facts, "CHANNEL_RESET", ChannelReset, request_code_write, ChannelReset);
     request!(facts, "EXEC", Exec, request_code_write, Exec);
-    request!(facts, "FAULT_REPORT", FaultReport, request_code_readwrite, FaultReport);
 }
 
 /// `NAME value` for each constant with a common beginning.

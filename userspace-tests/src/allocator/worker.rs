@@ -241,7 +241,7 @@ impl<'a> Worker<'a> {
         let channel = self.mirror.svm.channel()?;
         let job = channel.launch(Store::new(self.memory.at(PAGE).into(), 1_u64), lanes(1))?;
         ensure!(job.wait(LIMIT).is_err(), "read-only memory was written");
-        if let Some(report) = self.mirror.svm.fault_report()? {
+        if let Some(report) = self.mirror.svm.fault_events().try_next()? {
             // Threads that share a mirror take each other's reports.
             let ours = report.addr == self.memory.at(PAGE).addr();
             let one = report.channel != channel.handle() || ours;

@@ -209,24 +209,6 @@ pub struct EventFault {
     pub dropped: u32,
 }
 
-/// `struct drm_mirage_fault_report`
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct FaultReport {
-    /// Out: GPU address of the access, 4 KiB aligned.
-    pub addr: u64,
-    /// Out: CLOCK_MONOTONIC nanoseconds.
-    pub timestamp: u64,
-    /// Out: handle of the channel that was stopped.
-    pub channel: u32,
-    /// Out: `enum drm_mirage_access`.
-    pub access: u32,
-    /// Out: `enum drm_mirage_reason`.
-    pub reason: u32,
-    /// Out: reports dropped since the last one taken.
-    pub dropped: u32,
-}
-
 /// `struct sync_file_info` of `linux/sync_file.h`, asked without the list of fences.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]

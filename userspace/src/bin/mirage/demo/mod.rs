@@ -111,7 +111,7 @@ fn walk(svm: &Svm, channel: &Channel, table: &Table, walks: u64) -> Outcome<()> 
         .results(found.as_mut_ptr());
     let job = channel.launch(chase, lanes(heads.len() as u32))?;
     if let Err(error) = job.wait(LIMIT) {
-        return Err(match svm.fault_report()? {
+        return Err(match svm.fault_events().try_next()? {
             Some(report) => format!("{error}: {report}").into(),
             None => error.into(),
         });
@@ -163,7 +163,8 @@ fn bad_pointer(svm: &Svm, table: &Table, walks: u64) -> Outcome<()> {
         return Err("the GPU read where nothing is mapped".into());
     };
     let report = svm
-        .fault_report()?
+        .fault_events()
+        .try_next()?
         .ok_or("the channel was stopped without a report")?;
     say!("  wait:   {error}");
     say!("  report: {report}");
