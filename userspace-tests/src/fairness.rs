@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{ensure, Result};
-use mirage::{lanes, Load, Store};
+use mirage::{lanes, Gpu, Load, Store};
 use nix::sys::mman::MmapAdvise;
 
 use crate::fixture::{Mirror, LIMIT};
-use crate::harness::{guest_tests, wait_until};
+use crate::harness::{guest_tests, rounds, wait_until};
 use crate::region::{Region, PAGE};
 use crate::sys::fork;
 
@@ -25,7 +25,7 @@ const STORM_FAULTS_PER_QUIET_FAULT: u64 = 2 * 4 * 256 + 4096;
 const STORM_PAGES: usize = 8192;
 
 /// Faults without end. Half of the pages at a time, so that the compute engine is not the bottleneck.
-fn storm(rounds: &Region) -> Result<()> {
+fn storm(rounds_done: &Region) -> Result<()> {
     let (mirror, region) = (Mirror::new()?, Region::anonymous(STORM_PAGES * PAGE)?);
     loop {
         mirror.run(
@@ -33,30 +33,35 @@ fn storm(rounds: &Region) -> Result<()> {
             lanes(STORM_PAGES as u32),
         )?;
         region.advise(0..region.len(), MmapAdvise::MADV_DONTNEED)?;
-        rounds.store(0, rounds.load(0) + 1);
+        rounds_done.store(0, rounds_done.load(0) + 1);
     }
 }
 
 fn a_quiet_process_makes_progress_beside_a_fault_storm() -> Result<()> {
-    const QUIET: u64 = 50;
-    let rounds = Region::shared(PAGE)?;
-    let child = fork(|| storm(&rounds))?;
-    wait_until(LIMIT, || rounds.load(0) > 0)?;
+    let quiet = rounds(50);
+    let storms = Region::shared(PAGE)?;
+    let child = fork(|| storm(&storms))?;
+    let gpu = Gpu::open()?;
+    let faults = gpu.counters()?.get("faults");
+    wait_until(LIMIT, || {
+        gpu.counters()
+            .is_ok_and(|now| now.get("faults") > faults + STORM_PAGES as u64 / 2)
+    })?;
 
     let (mirror, page) = (Mirror::new()?, Region::anonymous(PAGE)?);
     let before = mirror.counters()?;
-    for value in 1..=QUIET {
+    for value in 1..=quiet {
         page.advise(0..PAGE, MmapAdvise::MADV_DONTNEED)?;
         mirror.run(Store::new(page.lanes(0, PAGE), value), lanes(1))?;
         ensure!(page.load(0) == value, "the page holds {}", page.load(0));
     }
     let storm = mirror.counters()?.since(&before).get("faults");
-    let running = rounds.load(0);
+    let running = storms.load(0);
     child.kill()?;
-    println!("# {storm} faults in all during {QUIET} of the quiet process, {running} rounds of the storm");
+    println!("# {storm} faults in all during {quiet} of the quiet process, {running} rounds of the storm");
     ensure!(
-        storm / QUIET <= STORM_FAULTS_PER_QUIET_FAULT,
-        "{storm} faults were served while the quiet process had {QUIET}"
+        storm / quiet <= STORM_FAULTS_PER_QUIET_FAULT,
+        "{storm} faults were served while the quiet process had {quiet}"
     );
     Ok(())
 }
@@ -78,7 +83,7 @@ fn distinct_blocks_of_one_process_are_served_side_by_side() -> Result<()> {
             }
         });
         let result = (|| {
-            for value in 1..=20_u64 {
+            for value in 1..=rounds(20) {
                 let busy = one.launch(Load::<u64>::new(contended.lanes(0, PAGE)), lanes(512))?;
                 other.advise(0..other.len(), MmapAdvise::MADV_DONTNEED)?;
                 two.launch(Store::new(other.lanes(0, PAGE), value), lanes(512))?

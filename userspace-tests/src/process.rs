@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
-use crate::harness::{guest_tests, wait_until};
+use crate::harness::{guest_tests, rounds, wait_until};
 use crate::kernel::Cgroup;
 use crate::region::{Region, PAGE, WORD};
 use crate::sys::fork;
@@ -22,7 +22,7 @@ guest_tests![
     two_processes_at_the_same_addresses_do_not_mix,
     a_process_may_exit_with_work_in_flight,
     a_process_may_become_another_program_with_work_in_flight,
-    a_process_may_be_killed_a_hundred_times_during_faults in 600,
+    a_process_may_be_killed_again_and_again_during_faults in 600,
     a_file_that_outlives_its_process_does_no_harm,
     memory_of_a_process_killed_for_want_of_memory_can_be_reaped in 300,
 ];
@@ -50,7 +50,7 @@ fn two_processes_at_the_same_addresses_do_not_mix() -> Result<()> {
 
 fn a_process_may_exit_with_work_in_flight() -> Result<()> {
     let started = Region::shared(PAGE)?;
-    for round in 1..=20 {
+    for round in 1..=rounds(20) {
         let child = fork(|| {
             let (mirror, values) = (Mirror::new()?, Region::anonymous(64 * PAGE)?);
             let spinner = Spinner::over(&values)?;
@@ -69,7 +69,7 @@ fn a_process_may_exit_with_work_in_flight() -> Result<()> {
 
 /// execve takes the address space away first and closes the file later.
 fn a_process_may_become_another_program_with_work_in_flight() -> Result<()> {
-    for _ in 0..10 {
+    for _ in 0..rounds(10) {
         let child = fork(|| {
             let (mirror, values) = (Mirror::new()?, Region::anonymous(64 * PAGE)?);
             let spinner = Spinner::over(&values)?;
@@ -101,9 +101,9 @@ fn fault_for_ever(started: &Region) -> Result<()> {
     }
 }
 
-fn a_process_may_be_killed_a_hundred_times_during_faults() -> Result<()> {
+fn a_process_may_be_killed_again_and_again_during_faults() -> Result<()> {
     let (started, mut rng) = (Region::shared(PAGE)?, Rng::with_seed(9));
-    for round in 0..100 {
+    for round in 0..rounds(100) {
         started.store(0, 0);
         let child = fork(|| fault_for_ever(&started))?;
         wait_until(LIMIT, || started.load(0) > 0).context("the child does not begin")?;
