@@ -150,6 +150,23 @@ fn header_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../uapi")
 }
 
+/// The C compiler, told where the headers are.
+fn compiler() -> Command {
+    let mut compiler = Command::new("cc");
+    compiler
+        .args(["-Wall", "-Werror", "-I"])
+        .arg(header_dir())
+        .args(["-idirafter", "/usr/include/drm", "-idirafter"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uapi"));
+    compiler
+}
+
+fn compile(mut compiler: Command) {
+    let output = compiler.output().expect("a C compiler is installed as cc");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
 /// Compiles and runs a C program that prints the value of each expression; returns its output.
 fn ask_the_header(facts: &Facts) -> String {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -163,21 +180,38 @@ fn ask_the_header(facts: &Facts) -> String {
         writeln!(text, "{print}").expect("a String grows");
     }
     std::fs::write(&source, text + "return 0; }\n").expect("the target directory is writable");
-    let compiler = Command::new("cc")
-        .args(["-Wall", "-Werror", "-o"])
-        .args([&program, &source])
-        .arg("-I")
-        .arg(header_dir())
-        .args(["-idirafter", "/usr/include/drm", "-idirafter"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uapi"))
-        .output()
-        .expect("a C compiler is installed as cc");
-    let said = String::from_utf8_lossy(&compiler.stderr);
-    assert!(compiler.status.success(), "{said}");
+    let mut compiler = compiler();
+    compiler.arg("-o").args([&program, &source]);
+    compile(compiler);
     let run = Command::new(&program)
         .output()
         .expect("the program was just built");
     String::from_utf8(run.stdout).expect("it prints ASCII")
+}
+
+/// The driver has no compat ioctls, because it needs none.
+#[test]
+fn programs_of_32_bits_have_the_same_structures_and_requests() {
+    let mut facts = Facts::default();
+    structures(&mut facts);
+    requests(&mut facts);
+    let mut text = String::from("#include <stddef.h>\n#include \"mirage_drm.h\"\n");
+    let pointers = [("sizeof(void *)".to_string(), 4)];
+    for (expression, value) in pointers.iter().chain(&facts.0) {
+        let assert = format!(
+            "_Static_assert(({expression}) == {value}ull, \"{expression} is not {value}\");"
+        );
+        writeln!(text, "{assert}").expect("a String grows");
+    }
+    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("layout32.c");
+    std::fs::write(&source, text).expect("the target directory is writable");
+    let mut compiler = compiler();
+    compiler
+        .args(["-m32", "-fsyntax-only"])
+        // where 64-bit Debian has what the kernel's headers include
+        .args(["-idirafter", "/usr/include/x86_64-linux-gnu"])
+        .arg(&source);
+    compile(compiler);
 }
 
 #[test]
