@@ -31,13 +31,14 @@ GUEST_SECONDS = {"stock": 1200, "debug": 2400}
 IGT_RESULTS = "=== igt results ===\n"
 IGT_ROOT = "/usr/libexec/igt-gpu-tools"
 # The syncobj tests are about the DRM core alone and give it 20 ms for a step, which a busy host without KVM does not always keep:
-# those that fail are run again, twice at most. The first look at a path of tracing warns, whoever looks.
+# those that fail are run again, twice at most. The first look at a path of tracing warns, whoever looks. igt_runner has a pipe
+# because it makes its terminal non-blocking, and what comes later is lost when that is full.
 IGT_COMMAND = f"""
 insmod /usr/lib/mirage/sw_sync.ko
 ls /sys/kernel/debug/tracing >/dev/null
 list={IGT_ROOT}/mirage.testlist
 for run in 1 2 3; do
-	igt_runner -m --test-list $list --per-test-timeout 600 {IGT_ROOT} /tmp/igt$run
+	igt_runner -m --test-list $list --per-test-timeout 600 {IGT_ROOT} /tmp/igt$run </dev/null 2>&1 | cat
 	printf '\\n{IGT_RESULTS[:-1]}\\n'
 	cat /tmp/igt$run/results.json
 	list=/tmp/again$run
