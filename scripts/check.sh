@@ -38,7 +38,7 @@ driver_is_safe_outside_kapi() {
 
 licence_of() { # what a file's SPDX line has to say
 	case $1 in
-	./driver/* | ./Kbuild) echo "GPL-2.0" ;;
+	./driver/* | ./Kbuild | ./kernel/sw_sync/*) echo "GPL-2.0" ;;
 	./uapi/*) echo "(GPL-2.0 WITH Linux-syscall-note) OR MIT" ;;
 	*) echo "MIT OR Apache-2.0" ;;
 	esac
