@@ -22,6 +22,10 @@ use crate::{
         raw,
         task::Process, //
     },
+    regs::{
+        Engine,
+        COPY_ENGINES, //
+    },
     svm::{
         Client,
         Svm, //
@@ -97,6 +101,11 @@ impl drm::DriverFile for MirageFile {
             printer.print(fmt!("drm-total-{region}:\t{kib} KiB\n"));
             printer.print(fmt!("drm-shared-{region}:\t0\n"));
             printer.print(fmt!("drm-resident-{region}:\t{kib} KiB\n"));
+        }
+        for (kind, engines) in [("compute", &[Engine::Compute][..]), ("copy", &COPY_ENGINES)] {
+            let ns = svm.busy().total_ns(engines);
+            printer.print(fmt!("drm-engine-{kind}:\t{ns} ns\n"));
+            printer.print(fmt!("drm-engine-capacity-{kind}:\t{}\n", engines.len()));
         }
         let regions = usage.regions;
         printer.print(fmt!("mirage-regions:\t{regions}\n"));

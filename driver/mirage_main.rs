@@ -51,7 +51,7 @@
 //! 5. `Gpu::svms`: memory is allocated under it.
 //! 6. `Channel::state`: stopping a channel waits for the hardware under it, and fences signal, whose locks are the last of all.
 //! 7. `Gpu::preempt`, then `Gpu::runlists`. `Svm::dropped_events`, then `EventSender::file`, then DRM's `event_lock`. Nothing else under
-//!    them. `Gpu::slots`, `FaultState::state`, `Svm::pending`, `FaultLog::entries`: leaves, but that a fault that is
+//!    them. `Gpu::slots`, `FaultState::state`, `Svm::pending`, `BusyTimes::engines`, `FaultLog::entries`: leaves, but that a fault that is
 //!    dropped may be the last to hold its channel, whose memory goes then (9).
 //! 8. `Svm::space`: regions are made and removed under it, which waits for invalidations that run. So nothing that an
 //!    invalidate callback, or the holder of an mmap lock, can wait for may come before it.

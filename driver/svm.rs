@@ -26,6 +26,7 @@ use kernel::{
 
 mod batch;
 mod bind;
+mod busy;
 mod dump;
 mod events;
 mod part;
@@ -37,6 +38,7 @@ mod space;
 mod traces;
 
 pub(crate) use bind::FEATURES;
+use busy::BusyTimes;
 pub(crate) use dump::Dump;
 pub(crate) use events::{Client, FaultLog};
 use pending::{Pending, WORKERS};
@@ -126,6 +128,9 @@ pub(crate) struct Svm {
     pending: Mutex<Pending<Fault>>,
     #[pin]
     workers: [Worker; WORKERS],
+    /// Engines that work for it.
+    #[pin]
+    busy: BusyTimes,
     #[pin]
     worker_0: Work<Svm, 0>,
     #[pin]
@@ -176,6 +181,7 @@ impl Svm {
                 space <- new_mutex!(Some(space), "mirage::space"),
                 pending <- new_mutex!(Pending::new()?, "mirage::pending"),
                 workers <- pin_init::pin_init_array_from_fn(|_| Worker::new()),
+                busy <- BusyTimes::new(),
                 worker_0 <- new_work!("mirage::service"),
                 worker_1 <- new_work!("mirage::service"),
                 worker_2 <- new_work!("mirage::service"),
@@ -190,6 +196,11 @@ impl Svm {
     /// The device.
     pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
+    }
+
+    /// How long engines have worked for it.
+    pub(crate) fn busy(&self) -> &BusyTimes {
+        &self.busy
     }
 
     /// Number of the file.

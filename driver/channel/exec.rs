@@ -134,6 +134,7 @@ impl Channel {
         let _signalling = Signalling::begin();
         let (ring, queue) = (&mut state.ring, &mut state.queue);
         let Some(ring) = ring else { return false };
+        let was_idle = ring.is_idle();
         // Of a device that is gone nothing is known; the channel is about to end.
         let Ok(finished) = ring.retire() else {
             return false;
@@ -154,6 +155,11 @@ impl Channel {
         if begun {
             let doorbell = NV_USERMODE_NOTIFY_CHANNEL_PENDING::from(self.id.get());
             self.gpu.bar0.write_reg(doorbell);
+        }
+        match (was_idle, ring.is_idle()) {
+            (true, false) => self.svm.busy().begin(self.engine),
+            (false, true) => self.svm.busy().end(self.engine),
+            _ => {}
         }
         if finished != 0 {
             self.note_progress();

@@ -104,6 +104,9 @@ impl Channel {
         if self.stop_hardware().is_err() {
             self.gpu.stop_dma("a channel does not stop");
         }
+        if state.ring.as_ref().is_some_and(|ring| !ring.is_idle()) {
+            self.svm.busy().end(self.engine);
+        }
         state.abandon(error);
         drop(state);
         self.progress.notify_all();

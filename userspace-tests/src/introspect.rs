@@ -4,18 +4,20 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use mirage::{lanes, Gpu, GpuPtr, Load, Store};
 use nix::sys::mman::MmapAdvise;
 
-use crate::fixture::{ensure_eq, Mirror};
+use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
 use crate::harness::guest_tests;
 use crate::region::{Region, PAGE};
 use crate::sys::Low;
 
 guest_tests![
     fdinfo_counts_what_the_gpu_maps,
+    fdinfo_counts_the_time_that_engines_work,
     debugfs_shows_regions_and_leaves_of_a_mirror,
     debugfs_shows_a_large_mirror_in_pieces,
     debugfs_keeps_the_last_stopped_channels,
@@ -75,6 +77,43 @@ fn fdinfo_counts_what_the_gpu_maps() -> Result<()> {
     );
     region.unmap(0..100 * PAGE)?;
     ensure_eq!(with - mapped("drm-resident-system")?, 100 * PAGE as u64);
+    Ok(())
+}
+
+fn fdinfo_counts_the_time_that_engines_work() -> Result<()> {
+    let (mirror, values) = (Mirror::new()?, Region::anonymous(4 * PAGE)?);
+    let page = Region::anonymous(PAGE)?;
+    let busy = |kind: &str| -> Result<u64> {
+        let text = fdinfo(&mirror.gpu, &format!("drm-engine-{kind}"))?;
+        let number = text.strip_suffix(" ns").context("not in nanoseconds")?;
+        Ok(number.parse()?)
+    };
+    let (begin, before) = (Instant::now(), busy("compute")?);
+    let (spinner, other) = (Spinner::over(&values)?, mirror.svm.channel()?);
+    let job = spinner.start(&mirror.channel)?;
+    spinner.wait_round(&values)?;
+    std::thread::sleep(Duration::from_millis(100));
+    let during = busy("compute")?;
+    ensure!(during - before >= 100_000_000, "{before}, then {during}");
+    // Two channels at once are not twice as busy.
+    for _ in 0..10 {
+        other
+            .launch(Store::new(page.lanes(0, 0), 1_u64), lanes(1))?
+            .wait(LIMIT)?;
+    }
+    spinner.finish(&job)?;
+    // Fences signal before the driver has put the ring away.
+    std::thread::sleep(Duration::from_millis(20));
+    let after = busy("compute")?;
+    let passed = begin.elapsed().as_nanos() as u64;
+    ensure!(
+        during < after && after - before <= passed,
+        "{after} ns, in {passed}"
+    );
+    std::thread::sleep(Duration::from_millis(20));
+    ensure_eq!(busy("compute")?, after);
+    ensure_eq!(busy("copy")?, 0);
+    ensure_eq!(fdinfo(&mirror.gpu, "drm-engine-capacity-copy")?, "2");
     Ok(())
 }
 
