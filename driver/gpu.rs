@@ -362,7 +362,7 @@ impl Gpu {
         }
         let svms = core::mem::replace(&mut *self.svms.lock(), KVec::new());
         for svm in svms {
-            svm.detach();
+            svm.lose_device();
         }
         disarm(&self.bar0);
         let buffers = self.faults.lock().take();

@@ -44,7 +44,7 @@
 //!
 //! A lock may be taken while locks with smaller numbers are held, never the other way round.
 //!
-//! 1. `MirageFile::mirror`: one ioctl binds the file.
+//! 1. `MirageFile::mirror`: one ioctl binds the file. `Svm::closing`: while an address space ends.
 //! 2. `Gpu::faults`: while packets are read and faults are queued.
 //! 3. The scratch memory of a worker ([`svm`]): while it serves faults.
 //! 4. `Gpu::channels`: nothing is allocated under it, because fences signal by way of it. Finding a channel does not nest.

@@ -120,6 +120,9 @@ pub(crate) struct Svm {
     /// Left to the driver; never mirrored.
     unmanaged: Range<u64>,
     pdb: VramOffset,
+    /// Held while it ends, so that nobody takes it for done, and lets the device go, before it is.
+    #[pin]
+    closing: Mutex<()>,
     /// Page-table levels above the regions, and the regions. `None` after teardown.
     #[pin]
     space: Mutex<Option<Space>>,
@@ -178,6 +181,7 @@ impl Svm {
                 dropped_events <- new_mutex!(0, "mirage::dropped_events"),
                 unmanaged,
                 pdb: space.pdb(),
+                closing <- new_mutex!((), "mirage::closing"),
                 space <- new_mutex!(Some(space), "mirage::space"),
                 pending <- new_mutex!(Pending::new()?, "mirage::pending"),
                 workers <- pin_init::pin_init_array_from_fn(|_| Worker::new()),
@@ -215,6 +219,7 @@ impl Svm {
 
     /// The file is closed: stops the channels and forgets the address space.
     pub(crate) fn close(self: &Arc<Self>) {
+        let _closing = self.closing.lock();
         let channels = self
             .gpu
             .remove_channels(|channel| Arc::ptr_eq(channel.svm(), self));
@@ -227,12 +232,19 @@ impl Svm {
         flush_work(&self.worker_1);
         flush_work(&self.worker_2);
         flush_work(&self.worker_3);
+        self.detach();
+        // Last: an unbind waits for those that are listed.
         self.gpu.remove_svm(self);
+    }
+
+    /// The device goes: forgets the address space. No channel of it runs, no work for it is queued.
+    pub(crate) fn lose_device(&self) {
+        let _closing = self.closing.lock();
         self.detach();
     }
 
-    /// Gives back every mapping and all device memory. No channel of the address space runs, no work for it is queued.
-    pub(crate) fn detach(&self) {
+    /// Gives back every mapping and all device memory.
+    fn detach(&self) {
         self.pending.lock().clear();
         let space = self.space.lock().take();
         let Some(space) = space else { return };
