@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use mirage::uapi::Param;
@@ -20,12 +20,13 @@ use crate::harness::{guest_tests, skip, wait_until};
 use crate::region::{Region, PAGE};
 use crate::submit::{marker, Syncobj};
 use crate::sw_sync::Timeline;
-use crate::sys::fork;
+use crate::sys::{fork, Child};
 
 guest_tests![
     unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back,
     unbinding_ends_work_that_waits_for_a_fence,
     unbinding_in_a_storm_of_faults_leaves_memory_usable,
+    unbinding_while_programs_close_their_files_leaves_nothing_mapped,
     a_device_that_was_unbound_while_idle_comes_back,
     the_module_stays_while_a_file_is_open_and_goes_after,
     a_gpu_that_falls_off_the_bus_holds_up_nobody_and_another_one_works in 300,
@@ -166,6 +167,50 @@ fn unbinding_in_a_storm_of_faults_leaves_memory_usable() -> Result<()> {
         unbind(&address)?;
         bind(&address)?;
         child.join()?;
+        still_works(&Mirror::new()?)?;
+    }
+    Ok(())
+}
+
+/// What a program does that ends its mirror when it is told to; says when it is ready and how long the end took.
+fn close_when_told(words: &Region, index: usize) -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(1024 * PAGE)?);
+    mirror.run(Store::new(region.lanes(0, PAGE), 1_u64), lanes(1024))?;
+    words.store(index * PAGE, 1);
+    wait_until(LIMIT, || words.load(0) == 1)?;
+    let start = Instant::now();
+    drop(mirror);
+    words.store(index * PAGE, start.elapsed().as_micros() as u64);
+    region.fill(0..region.len(), 5);
+    Ok(())
+}
+
+/// How often drivers have used the DMA interface wrongly, mappings left over included. Debug kernels know.
+fn dma_errors() -> Option<String> {
+    std::fs::read_to_string("/sys/kernel/debug/dma-api/error_count").ok()
+}
+
+fn unbinding_while_programs_close_their_files_leaves_nothing_mapped() -> Result<()> {
+    const PROGRAMS: usize = 4;
+    let (address, errors) = (pci_address()?, dma_errors());
+    let mut end_takes = Duration::ZERO;
+    for round in 0..2 * ROUNDS as u32 {
+        let words = Region::shared((PROGRAMS + 1) * PAGE)?;
+        let children = (1..=PROGRAMS)
+            .map(|index| fork(|| close_when_told(&words, index)))
+            .collect::<Result<Vec<_>>>()?;
+        let ready = || (1..=PROGRAMS).all(|index| words.load(index * PAGE) == 1);
+        wait_until(LIMIT, ready).context("the programs do not begin")?;
+        words.store(0, 1);
+        // Each round a little later while they end; the first says how long that takes.
+        std::thread::sleep(end_takes * round / (2 * ROUNDS as u32));
+        unbind(&address)?;
+        children.into_iter().try_for_each(Child::join)?;
+        if round == 0 {
+            end_takes = Duration::from_micros(words.load(PAGE));
+        }
+        ensure_eq!(dma_errors(), errors);
+        bind(&address)?;
         still_works(&Mirror::new()?)?;
     }
     Ok(())
