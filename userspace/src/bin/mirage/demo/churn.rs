@@ -7,7 +7,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use fastrand::Rng;
-use mirage::{lanes, Atomic, Channel, Compare, CopyBytes, Fill, Strided, Svm};
+use mirage::{copy, lanes, Atomic, Channel, Compare, Strided, Svm};
 
 use super::show::Row;
 use super::table::Table;
@@ -42,7 +42,7 @@ impl Done {
             Row::new("mprotect: of pages with nodes, and back", self.reprotected),
             Row::new("madvise: huge pages made of small ones", self.collapsed),
             Row::new(
-                "mmap, GPU copy and compare, munmap of buffers",
+                "mmap, fill and copy by a copy engine, munmap of buffers",
                 self.buffers,
             ),
             Row::new("madvise: scratch memory given back", self.discarded),
@@ -54,6 +54,7 @@ impl Done {
 pub(crate) struct Churn<'a> {
     table: &'a Table,
     channels: [Channel; 2],
+    copy_channel: Channel,
     seed: u64,
     walks: AtomicU64,
     over: AtomicBool,
@@ -89,6 +90,7 @@ impl<'a> Churn<'a> {
         Ok(Churn {
             table,
             channels,
+            copy_channel: svm.copy_channel()?,
             seed,
             walks: AtomicU64::new(0),
             over: AtomicBool::new(false),
@@ -213,27 +215,19 @@ impl<'a> Churn<'a> {
         Ok(())
     }
 
-    /// Buffers come and go; the GPU fills one, copies it, and compares the two.
+    /// Buffers come and go, and nobody has touched them: a copy engine fills and copies, the compute engine compares.
     fn buffer(&self, rng: &mut Rng) -> Outcome<()> {
         let words = rng.usize(100_000..200_000);
         let (mut one, mut two, mut difference) =
             (vec![0_u64; words], vec![0_u64; words], vec![0_u64]);
         let (bytes, value) = (words as u64 * 8, rng.u64(..));
-        let mut push = self.channels[0].push_buffer();
-        push.launch(
-            &Fill::new(Strided::packed(one.as_mut_ptr()), value, bytes),
-            lanes(1),
-        )?;
-        let (from, to) = (
-            Strided::packed(one.as_ptr()),
-            Strided::packed(two.as_mut_ptr()),
-        );
-        push.launch(&CopyBytes::new(to, from, bytes), lanes(1))?;
-        push.launch(
-            &Compare::new(from, to, bytes, difference.as_mut_ptr()),
-            lanes(1),
-        )?;
-        self.channels[0].submit(&push)?.wait(LIMIT)?;
+        let mut push = self.copy_channel.push_buffer();
+        push.run(&copy::Fill::new(one.as_mut_ptr(), value, words as u64))?;
+        push.run(&copy::Linear::new(two.as_mut_ptr(), one.as_ptr(), bytes))?;
+        self.copy_channel.submit(&push)?.wait(LIMIT)?;
+        let (left, right) = (Strided::packed(one.as_ptr()), Strided::packed(two.as_ptr()));
+        let compare = Compare::new(left, right, bytes, difference.as_mut_ptr());
+        self.channels[0].launch(compare, lanes(1))?.wait(LIMIT)?;
         if difference != [Compare::EQUAL] || two.iter().any(|&word| word != value) {
             return Err("a buffer that the GPU filled and copied is wrong".into());
         }
