@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The programs that come with the library: the `mirage` command and the example in C.
 
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{ensure, Context, Result};
-use mirage::{lanes, GpuPtr, Load};
+use mirage::{lanes, GpuPtr, Load, Store};
+use nix::sys::mman::MmapAdvise;
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
-use crate::fixture::{ensure_eq, Mirror};
-use crate::harness::guest_tests;
+use crate::fixture::{ensure_eq, Mirror, LIMIT};
+use crate::harness::{guest_tests, wait_until};
 use crate::region::{Region, PAGE};
 
 guest_tests![
@@ -17,6 +21,7 @@ guest_tests![
     information_names_device_and_limits,
     statistics_count_what_happens_between_two_looks,
     a_stopped_channel_is_listed_with_its_process,
+    following_a_page_shows_its_life_until_interrupted,
     a_map_has_what_the_gpu_touched,
     both_views_of_an_own_buffer_are_shown,
     without_root_the_commands_say_what_they_need,
@@ -99,6 +104,38 @@ fn a_stopped_channel_is_listed_with_its_process() -> Result<()> {
         text.contains("read of 0xbad0bad0000: nothing is mapped there"),
         "{text}"
     );
+    Ok(())
+}
+
+fn following_a_page_shows_its_life_until_interrupted() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGE)?);
+    let page = format!("{:#x}", region.at(0).addr());
+    let mut command = Command::new("mirage")
+        .args(["faults", "--follow", "--json", "--page", &page])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let instance = format!("/sys/kernel/tracing/instances/mirage-{}", command.id());
+    let enable = format!("{instance}/events/mirage/enable");
+    let follows = || std::fs::read_to_string(&enable).is_ok_and(|on| on.trim() == "1");
+    wait_until(LIMIT, follows).context("it does not follow")?;
+
+    mirror.run(Store::new(region.lanes(0, 0), 5_u64), lanes(1))?;
+    region.advise(0..PAGE, MmapAdvise::MADV_DONTNEED)?;
+
+    let out = BufReader::new(command.stdout.take().context("it was asked for")?);
+    let mut life = Vec::new();
+    for line in out.lines() {
+        let line = line?;
+        let name = line.split_once(r#""event":""#);
+        let name = name.and_then(|(_, rest)| rest.split('"').next());
+        life.push(name.with_context(|| line.clone())?.to_owned());
+        if name == Some("invalidate") {
+            kill(Pid::from_raw(command.id().try_into()?), Signal::SIGINT)?;
+        }
+    }
+    ensure!(command.wait()?.success(), "an interrupt is no error");
+    ensure_eq!(life, ["fault", "commit", "replay", "invalidate"]);
+    ensure!(!Path::new(&instance).exists(), "{instance} is left behind");
     Ok(())
 }
 
