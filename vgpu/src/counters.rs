@@ -68,6 +68,8 @@ counters! {
     snapshots,
     /// Packets whose VALID was held back.
     delayed_valids,
+    /// Nanoseconds by which they were to be late.
+    valid_delay_ns,
     /// Packets that were made up: written a second time at once,
     duplicate_packets,
     /// ... or a good while after their fault,
@@ -88,6 +90,8 @@ counters! {
     invalidates,
     /// Of them, those that were acked (GLOBALLY or INTRANODE).
     acked_invalidates,
+    /// Nanoseconds by which those were late.
+    ack_delay_ns,
     /// Triggers that came while the PRI FIFO was full, dropped.
     dropped_triggers,
     /// Stores that were held back after their translation.

@@ -171,6 +171,7 @@ impl Core {
             });
             self.counters.drained_stores.add(drained);
             std::thread::sleep(delay);
+            self.counters.ack_delay_ns.add(delay.as_nanos() as u64);
         }
         match op.replay {
             ReplayOp::None => {}

@@ -71,9 +71,11 @@ impl Trouble {
         };
         self.late.retain(|(_, other)| other.at != last.at);
         let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-        let delay = Duration::from_nanos(self.random.u64(..=most));
-        self.late.push((Instant::now() + delay, last));
+        let delay = self.random.u64(..=most);
+        let due = Instant::now() + Duration::from_nanos(delay);
+        self.late.push((due, last));
         counters.delayed_valids.count();
+        counters.valid_delay_ns.add(delay);
         None
     }
 

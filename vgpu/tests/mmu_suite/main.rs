@@ -6,6 +6,7 @@ mod cancel;
 mod fault_buffers;
 mod hard_modes;
 mod interrupts;
+mod late_acks;
 mod late_writes;
 mod mem_op;
 mod memory;
