@@ -84,10 +84,13 @@ pub(crate) fn run(data: &[u8]) {
     }
     let spaces = [inst, other].map(|at| AddressSpace::from_instance_block(&*guest.memory, at));
     let unit = |kind| {
-        mmu.register_unit(Client {
-            kind,
-            engine_id: 64,
-        })
+        mmu.register_unit(
+            Client {
+                kind,
+                engine_id: 64,
+            },
+            0,
+        )
     };
     let gpc = |gpc| unit(ClientKind::Gpc { gpc, client: 0 });
     let mut sms: Vec<Unit> = (0..).take(STALLS).map(gpc).collect();

@@ -93,10 +93,13 @@ pub(crate) fn run(data: &[u8]) {
     let bus: Arc<dyn Bus> = guest.memory.clone();
     let mmu = Mmu::new(bus, intr, counters, &config).unwrap();
     let sm = ClientKind::Gpc { gpc: 0, client: 0 };
-    let mut unit = mmu.register_unit(Client {
-        kind: sm,
-        engine_id: 64,
-    });
+    let mut unit = mmu.register_unit(
+        Client {
+            kind: sm,
+            engine_id: 64,
+        },
+        0,
+    );
     let inst = vid(0x8_0000);
     guest.put_u64(inst.offset(0x200), 0xc10);
     for _ in 0..MOST {

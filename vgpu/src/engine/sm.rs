@@ -36,7 +36,7 @@ pub(super) fn spawn(shared: Arc<Shared>, index: u32) -> std::io::Result<JoinHand
         .name(format!("sm{index}"))
         .spawn(move || {
             let sm = Sm {
-                unit: shared.parts.mmu.register_unit(client),
+                unit: shared.parts.mmu.register_unit(client, index),
                 scratch: Scratch::new(),
                 counters: Arc::clone(&shared.parts.counters),
             };

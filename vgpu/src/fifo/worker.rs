@@ -51,7 +51,7 @@ pub(super) enum Stop {
 
 /// Serves a channel until the device goes away.
 pub(super) fn serve(channel: &Channel) {
-    let mut unit = channel.host.mmu.register_unit(client(0));
+    let mut unit = channel.host.mmu.register_unit(client(0), channel.id.into());
     let mut state: Option<State> = None;
     loop {
         match channel.next() {

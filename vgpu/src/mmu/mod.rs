@@ -22,7 +22,6 @@ mod types;
 mod unit;
 mod walk;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -52,7 +51,6 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub struct Mmu {
     core: Arc<Core>,
     seed: u64,
-    units: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -80,15 +78,15 @@ impl Mmu {
         Ok(Arc::new(Self {
             core,
             seed: config.seed,
-            units: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         }))
     }
 
-    /// Adds a unit that accesses memory. Dropping the unit lands its stores and removes it.
-    pub fn register_unit(&self, client: Client) -> Unit {
-        let number = self.units.fetch_add(1, Ordering::Relaxed) + 1;
-        let seed = self.seed.wrapping_add(number);
+    /// Adds a unit that accesses memory. Dropping the unit lands its stores and removes it. `number` tells units apart that
+    /// fault packets name alike: what is random in a unit follows from the device's seed, `client` and `number`, not from
+    /// when its thread came to register it.
+    pub fn register_unit(&self, client: Client, number: u32) -> Unit {
+        let seed = unit_seed(self.seed, client, number);
         Unit::new(Arc::clone(&self.core), self.core.add_unit(), client, seed)
     }
 
@@ -142,6 +140,21 @@ impl Drop for Mmu {
             log::error!("the MMU's thread panicked");
         }
     }
+}
+
+/// The seed of one unit. Each part has bits of its own, so that no two units of a device have the same.
+fn unit_seed(seed: u64, client: Client, number: u32) -> u64 {
+    let (side, gpc, id) = match client.kind {
+        ClientKind::Gpc { gpc, client } => (0, gpc & 0x1f, client & 0x7f),
+        ClientKind::Hub { client } => (1, 0, client & 0x7f),
+    };
+    let name = (u64::from(number) << 32)
+        | (u64::from(client.engine_id & 0x1ff) << 16)
+        | (u64::from(id) << 8)
+        | (u64::from(gpc) << 1)
+        | side;
+    // Through a generator, or the next seed would only shift the units.
+    fastrand::Rng::with_seed(seed).u64(..) ^ name
 }
 
 /// The MMU's thread.

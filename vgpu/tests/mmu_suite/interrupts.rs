@@ -33,7 +33,7 @@ fn armed() -> Rig {
 
 fn fault(rig: &Rig) {
     let space = rig.space(0, vid(0x10_0000));
-    rig.host().report(&space, pte_fault(0x1000, Access::Read));
+    rig.host(0).report(&space, pte_fault(0x1000, Access::Read));
 }
 
 #[test]

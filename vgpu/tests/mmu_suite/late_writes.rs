@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use mirage_vgpu::bus::GpuVa;
-use mirage_vgpu::config::{Config, LateAcks, LateWrites};
+use mirage_vgpu::config::{Config, LateWrites};
 use mirage_vgpu::mmu::{Access, AddressSpace, Unit};
 
 use crate::memory::{sys, vid};
@@ -240,18 +240,45 @@ fn a_reset_forgets_held_stores() {
     assert_eq!(landed(&rig), [0, 0]);
 }
 
-#[test]
-fn late_acks_still_come_and_only_acked_operations_are_late() {
-    let most = Duration::from_micros(500);
-    let config = Config {
-        late_acks: Some(LateAcks { most }),
-        ..Config::default()
+/// Which of the unit's stores are held back.
+fn held(rig: &Rig, space: &AddressSpace, mut unit: Unit) -> Vec<bool> {
+    let mut is_held = || {
+        let before = rig.counter("late_stores");
+        store(&mut unit, space, IN_VRAM, &[1]);
+        rig.counter("late_stores") > before
     };
-    let (rig, _) = rig_with_pages(&config);
-    for _ in 0..20 {
-        rig.invalidate(ALL | ACK_GLOBALLY | SYS_MEMBAR);
+    (0..64).map(|_| is_held()).collect()
+}
+
+#[test]
+fn which_stores_are_late_follows_from_the_seed_and_the_unit_and_not_from_who_came_first() {
+    let rig = |seed| {
+        let mut config = late(64);
+        config.seed = seed;
+        config.late_writes.as_mut().unwrap().percent = 50;
+        rig_with_pages(&config)
+    };
+    let units: [fn(&Rig) -> Unit; 5] = [
+        |rig| rig.sm(0),
+        |rig| rig.sm(1),
+        |rig| rig.numbered_sm(0, 32),
+        |rig| rig.host(0),
+        |rig| rig.host(1),
+    ];
+    let alone = |seed, unit: fn(&Rig) -> Unit| {
+        let (rig, space) = rig(seed);
+        held(&rig, &space, unit(&rig))
+    };
+    let first = units.map(|unit| alone(1, unit));
+    let (rig, space) = rig(1);
+    for (i, unit) in units.into_iter().enumerate().rev() {
+        assert_eq!(
+            held(&rig, &space, unit(&rig)),
+            first[i],
+            "unit {i}, not first"
+        );
+        assert_ne!(alone(2, unit), first[i], "unit {i}, another seed");
+        let twins = first.iter().filter(|other| **other == first[i]);
+        assert_eq!(twins.count(), 1, "unit {i} is like another");
     }
-    rig.invalidate(ALL);
-    assert_eq!(rig.counter("invalidates"), 21);
-    assert_eq!(rig.counter("acked_invalidates"), 20);
 }

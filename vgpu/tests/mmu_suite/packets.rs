@@ -119,5 +119,5 @@ pub(crate) fn wait_for_packets(rig: &Rig, buffer: u64, count: usize) {
 }
 
 pub(crate) fn report(rig: &Rig, space: &AddressSpace, va: u64) {
-    rig.host().report(space, pte_fault(va, Access::Write));
+    rig.host(0).report(space, pte_fault(va, Access::Write));
 }

@@ -237,10 +237,13 @@ fn a_device_that_goes_away_abandons_all_stalls() {
         },
         privilege: mirage_vgpu::mmu::Privilege::User,
     };
-    let mut sm = mmu.register_unit(mirage_vgpu::mmu::Client {
-        kind: mirage_vgpu::mmu::ClientKind::Gpc { gpc: 0, client: 0 },
-        engine_id: 64,
-    });
+    let mut sm = mmu.register_unit(
+        mirage_vgpu::mmu::Client {
+            kind: mirage_vgpu::mmu::ClientKind::Gpc { gpc: 0, client: 0 },
+            engine_id: 64,
+        },
+        0,
+    );
     drop(mmu);
     let faults = [pte_fault(0x1000, Access::Read)];
     let stalled = sm.stall(&space, &faults, &AtomicBool::new(false));

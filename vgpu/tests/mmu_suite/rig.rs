@@ -139,18 +139,25 @@ impl Rig {
 
     /// SM `n`: a client of GPC `n`, engine GRAPHICS.
     pub(crate) fn sm(&self, n: u8) -> Unit {
-        self.mmu.register_unit(Client {
-            kind: ClientKind::Gpc { gpc: n, client: 0 },
-            engine_id: 64,
-        })
+        self.numbered_sm(n, n.into())
     }
 
-    /// HOST: a hub client.
-    pub(crate) fn host(&self) -> Unit {
-        self.mmu.register_unit(Client {
+    /// One of the SMs of GPC `gpc`.
+    pub(crate) fn numbered_sm(&self, gpc: u8, number: u32) -> Unit {
+        let client = Client {
+            kind: ClientKind::Gpc { gpc, client: 0 },
+            engine_id: 64,
+        };
+        self.mmu.register_unit(client, number)
+    }
+
+    /// HOST, for this channel: a hub client.
+    pub(crate) fn host(&self, channel: u32) -> Unit {
+        let client = Client {
             kind: ClientKind::Hub { client: 6 },
             engine_id: 32,
-        })
+        };
+        self.mmu.register_unit(client, channel)
     }
 
     pub(crate) fn fifo_empty(&self) -> bool {

@@ -301,7 +301,7 @@ fn hubtlb_only_leaves_the_tlbs_of_gpcs() {
     let rig = Rig::new();
     let tables = Tables::new(&rig.memory, 0x10_0000);
     let space = rig.space(0, tables.root);
-    let (mut sm, mut host) = (rig.sm(0), rig.host());
+    let (mut sm, mut host) = (rig.sm(0), rig.host(0));
     tables.map(VA, pte(OLD));
     assert_eq!(reaches(&mut sm, &space, VA), Ok(OLD));
     assert_eq!(reaches(&mut host, &space, VA), Ok(OLD));

@@ -74,7 +74,7 @@ impl Copy {
         let thread = std::thread::Builder::new().name(format!("ce{index}"));
         let thread = thread.spawn(move || {
             let mut worker = Worker {
-                unit: mmu.register_unit(client),
+                unit: mmu.register_unit(client, index.into()),
                 scratch: Scratch::new(),
                 counters: parts.counters,
             };
