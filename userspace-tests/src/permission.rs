@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Nothing that a program submits reaches physical addresses, other address spaces or the rings: each way is tried.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use mirage::{
-    lanes, Access, Atomic, Channel, Fill, GpuPtr, Load, PushBuffer, Reason, Store, Subchannel,
+    lanes, Access, Atomic, Channel, Fill, GpuPtr, Job, Load, PushBuffer, Reason, Store, Subchannel,
     COMPUTE,
 };
 use nix::errno::Errno;
 
 use crate::channels::still_works;
 use crate::exec::exec_once;
-use crate::fixture::{ensure_eq, Mirror, LIMIT};
-use crate::harness::guest_tests;
+use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
+use crate::harness::{guest_tests, wait_until};
 use crate::region::{Region, PAGE};
 use crate::sys;
 
@@ -146,17 +146,90 @@ fn rings_cannot_be_written_through_the_gpu() -> Result<()> {
     Ok(())
 }
 
+/// Work that is in flight until it is told to end.
+struct Endless {
+    values: Region,
+    spinner: Spinner,
+    channel: Channel,
+    job: Job,
+}
+
+impl Endless {
+    /// The first work of a new channel.
+    fn start(mirror: &Mirror) -> Result<Self> {
+        let values = Region::anonymous(4 * PAGE)?;
+        let spinner = Spinner::over(&values)?;
+        let channel = mirror.svm.channel()?;
+        let job = spinner.start(&channel)?;
+        spinner.wait_round(&values)?;
+        Ok(Endless {
+            values,
+            spinner,
+            channel,
+            job,
+        })
+    }
+
+    /// Nobody has finished it, for the program or in truth.
+    fn ensure_in_flight(&self) -> Result<()> {
+        self.spinner.wait_round(&self.values)?;
+        ensure!(!self.job.is_done(), "the fence has signalled early");
+        ensure_eq!(self.channel.state()?.finished, 0);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.ensure_in_flight()?;
+        self.spinner.finish(&self.job)
+    }
+}
+
+/// The same in another process: says that it runs, and ends it when it is told to.
+fn endless_until_told(step: &Region) -> Result<()> {
+    let endless = Endless::start(&Mirror::new()?)?;
+    step.store(0, 1);
+    wait_until(LIMIT, || step.load(0) == 2)?;
+    endless.finish()
+}
+
 /// A program may write its semaphores: it lies to itself about its own work, and to nobody else.
 fn the_semaphore_of_a_channel_finishes_no_others_work() -> Result<()> {
+    let step = Region::shared(PAGE)?;
+    let child = sys::fork(|| endless_until_told(&step))?;
+    wait_until(LIMIT, || step.load(0) == 1).context("the child does not begin")?;
     let (mirror, other) = (Mirror::new()?, Mirror::new()?);
-    let victim = mirror.svm.channel()?;
-    let at = GpuPtr::new(rings(&mirror, &victim) + SEMAPHORE);
-    for value in [u64::MAX, 0x7fff_ffff, 0x8000_0000, 1000] {
-        mirror.run(Store::new(at.into(), value), lanes(1))?;
-        still_works(&mirror)?;
-        still_works(&other)?;
+    let victims = [Endless::start(&mirror)?, Endless::start(&other)?];
+    let target = Endless::start(&mirror)?;
+    let at = GpuPtr::new(rings(&mirror, &target.channel) + SEMAPHORE);
+    // The number of the work in flight: sequence numbers begin at 1.
+    let due = target.channel.state()?.submitted as u32;
+    let forge = |value: u32| -> Result<()> {
+        mirror.run(
+            Store::new(at.into(), u64::MAX << 32 | u64::from(value)),
+            lanes(1),
+        )?;
+        mirror
+            .channel
+            .submit(&release(at.addr(), value))?
+            .wait(LIMIT)?;
+        victims.iter().try_for_each(Endless::ensure_in_flight)
+    };
+    // All of these are of work that was before.
+    for before in [1, 2, 1000, u32::MAX / 2, 1 << 31] {
+        forge(due.wrapping_sub(before))?;
+        target.ensure_in_flight()?;
     }
-    Ok(())
+    // And these of work that is still to come.
+    for after in [0, 1, 1000, u32::MAX / 2] {
+        forge(due.wrapping_add(after))?;
+        wait_until(LIMIT, || target.job.is_done()).context("the lie does not arrive")?;
+    }
+    target.spinner.stop();
+    victims.iter().try_for_each(Endless::finish)?;
+    step.store(0, 2);
+    child.join()?;
+    still_works(&mirror)?;
+    still_works(&other)
 }
 
 fn a_host_semaphore_reaches_no_ring() -> Result<()> {
