@@ -9,19 +9,27 @@ use crate::intr::{InterruptTree, Source};
 use crate::pri::RegisterBlock;
 
 use super::regs::{self, CurrentCtx, GraphIntr};
+use super::Run;
 
-/// An error and where it came from.
+/// An error and the method that it is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GraphError {
     pub(crate) kind: GraphIntr,
-    pub(crate) inst: PhysAddr,
     pub(crate) method: Method,
+}
+
+/// An error in the registers.
+#[derive(Debug)]
+struct Shown {
+    channel: u16,
+    inst: PhysAddr,
+    method: Method,
 }
 
 /// The error registers.
 pub(crate) struct Graph {
     intr: Arc<InterruptTree>,
-    latch: Mutex<Latch<GraphError>>,
+    latch: Mutex<Latch<Shown>>,
 }
 
 impl Graph {
@@ -33,22 +41,41 @@ impl Graph {
         }
     }
 
-    /// Shows an error, when those before it have been cleared.
-    pub(crate) fn raise(&self, error: GraphError) {
+    /// Shows an error of a run, when those before it have been cleared; unless its channel was bound anew since.
+    pub(crate) fn raise(&self, error: GraphError, run: &Run) {
         log::warn!(
-            "Channel of {:?}: {:?}, method {:#x} data {:#x}",
-            error.inst,
+            "Channel {}: {:?}, method {:#x} data {:#x}",
+            run.channel,
             error.kind,
             error.method.address,
             error.method.data
         );
-        if !self.lock().push(error.kind as u32, error) {
-            log::warn!("PGRAPH error dropped: too many are waiting");
-        }
+        self.latch(error, run);
         self.update();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Latch<GraphError>> {
+    fn latch(&self, error: GraphError, run: &Run) {
+        let mut latch = self.lock();
+        // Looked at under the lock that `forget` takes after the run was disowned.
+        if run.is_disowned() {
+            return;
+        }
+        let shown = Shown {
+            channel: run.channel,
+            inst: run.space.inst,
+            method: error.method,
+        };
+        if !latch.push(error.kind as u32, shown) {
+            log::warn!("PGRAPH error dropped: too many are waiting");
+        }
+    }
+
+    /// Drops the errors of a channel. The level stays: it is that of the error shown.
+    pub(crate) fn forget(&self, channel: u16) {
+        self.lock().forget(|error| error.channel == channel);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Latch<Shown>> {
         self.latch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Run {
     /// An access of a copy engine waits until software has cleared ENG_FAULTED.
     faulted: AtomicBool,
     dead: AtomicBool,
+    /// Its channel is another's now: nothing of it is to be shown.
+    disowned: AtomicBool,
     events: Weak<dyn ChannelEvents>,
 }
 
@@ -52,6 +54,7 @@ impl Run {
             off: AtomicBool::new(false),
             faulted: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            disowned: AtomicBool::new(false),
             events,
         }
     }
@@ -93,6 +96,16 @@ impl Run {
         let first = !self.dead.swap(true, Ordering::SeqCst);
         self.off.store(true, Ordering::SeqCst);
         first
+    }
+
+    /// Its channel has no more to do with it. Whoever calls this kills it, and then drops the errors that are shown of it.
+    pub(crate) fn disown(&self) {
+        self.disowned.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its channel has no more to do with it.
+    pub(crate) fn is_disowned(&self) -> bool {
+        self.disowned.load(Ordering::SeqCst)
     }
 
     /// Whether it was killed.

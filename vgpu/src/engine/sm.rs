@@ -126,11 +126,8 @@ fn fail(shared: &Shared, launch: &Launch, failure: Failure) {
     }
     log::warn!("Channel {}: launch failed: {failure:x?}", run.channel);
     if let Failure::Error(kind) = failure {
-        shared.parts.graph.raise(GraphError {
-            kind,
-            inst: run.space.inst,
-            method: launch.method,
-        });
+        let method = launch.method;
+        shared.parts.graph.raise(GraphError { kind, method }, run);
     }
     run.failed(failure);
     // Its other warps may hold SMs that wait for a replay.

@@ -124,7 +124,7 @@ impl Channel {
             Some(lost)
         });
         match bound {
-            Some(Some(run)) => self.host.wake(&run),
+            Some(Some(run)) => self.lose(&run),
             Some(None) => {}
             None => {
                 log::warn!("Channel {}: INST was written while it was enabled", self.id);
@@ -298,8 +298,15 @@ impl Channel {
             state.kill()
         });
         if let Some(run) = run {
-            self.host.wake(&run);
+            self.lose(&run);
         }
+    }
+
+    /// The run was disowned: what the error registers say of it would be taken for an error of the channel's next owner.
+    fn lose(&self, run: &Run) {
+        self.host.errors.forget(self.id);
+        self.host.graph.forget(self.id);
+        self.host.wake(run);
     }
 
     /// Power-on state; all that the channel did has ended on return.

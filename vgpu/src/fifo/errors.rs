@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::engine::Run;
 use crate::intr::{InterruptTree, Source};
 
 use super::latch::Latch;
@@ -81,8 +82,8 @@ impl Errors {
         self.change(|state| state.intr.set_channel_intr(true));
     }
 
-    /// Shows an error of a channel, when those before it have been cleared.
-    pub(crate) fn pbdma(&self, error: PbdmaError) {
+    /// Shows an error of a channel, when those before it have been cleared; unless the channel was bound anew since.
+    pub(crate) fn pbdma(&self, error: PbdmaError, run: &Run) {
         log::warn!(
             "Channel {}: {:?}, {:x?}",
             error.channel,
@@ -90,10 +91,16 @@ impl Errors {
             error.method
         );
         self.change(|state| {
-            if !state.pbdma.push(error.kind as u32, error) {
+            // Looked at under the lock that `forget` takes after the run was disowned.
+            if !run.is_disowned() && !state.pbdma.push(error.kind as u32, error) {
                 log::warn!("PBDMA error dropped: too many are waiting");
             }
         });
+    }
+
+    /// Drops the errors of a channel. The level stays: it is that of the error shown.
+    pub(crate) fn forget(&self, channel: u16) {
+        self.lock().pbdma.forget(|error| error.channel == channel);
     }
 
     pub(crate) fn reset(&self) {

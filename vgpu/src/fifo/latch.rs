@@ -3,13 +3,17 @@
 
 use std::collections::VecDeque;
 
-/// Most errors that wait; a channel stops at its first, so more than one for each channel are the guest's game.
-const MOST: usize = 64;
+use super::regs::CHANNELS;
+
+/// Most errors that wait: a channel stops at its first, but one of its launches can fail after that. One more may be shown
+/// that belongs to no channel any more.
+const MOST: usize = 2 * CHANNELS + 1;
 
 /// Errors, oldest first, behind an interrupt register and its enables.
 #[derive(Debug)]
 pub(crate) struct Latch<E> {
-    errors: VecDeque<(u32, E)>,
+    /// None: its channel has gone.
+    errors: VecDeque<(u32, Option<E>)>,
     enabled: u32,
 }
 
@@ -26,7 +30,7 @@ impl<E> Latch<E> {
     pub(crate) fn push(&mut self, bit: u32, error: E) -> bool {
         let room = self.errors.len() < MOST;
         if room {
-            self.errors.push_back((bit, error));
+            self.errors.push_back((bit, Some(error)));
         }
         room
     }
@@ -43,9 +47,19 @@ impl<E> Latch<E> {
         }
     }
 
-    /// The error shown.
+    /// The error shown. None: there is none, or its channel has gone.
     pub(crate) fn current(&self) -> Option<&E> {
-        self.errors.front().map(|(_, error)| error)
+        self.errors.front()?.1.as_ref()
+    }
+
+    /// Drops errors. Of one that is shown the bit stays: who has just read it is about to clear it, and would otherwise
+    /// clear the next.
+    pub(crate) fn forget(&mut self, which: impl Fn(&E) -> bool) {
+        let mut is_shown = true;
+        self.errors.retain_mut(|(_, error)| {
+            error.take_if(|error| which(error));
+            std::mem::take(&mut is_shown) || error.is_some()
+        });
     }
 
     pub(crate) fn enabled(&self) -> u32 {

@@ -80,6 +80,7 @@ impl State {
     /// Ends the current run, without waiting for the end.
     pub(super) fn kill(&mut self) -> Option<Arc<Run>> {
         let current = self.current.take()?;
+        current.run.disown();
         current.run.kill();
         self.leaving = false;
         self.ending.push(Arc::clone(&current.run));

@@ -235,16 +235,19 @@ impl Pbdma<'_> {
         let run = &self.state.run;
         match stop {
             Stop::Ended => return,
-            Stop::Pbdma(kind, method) => self.channel.host.errors.pbdma(PbdmaError {
-                kind,
-                channel: run.channel,
-                method,
-            }),
-            Stop::Graph(kind, method) => self.channel.host.graph.raise(GraphError {
-                kind,
-                inst: run.space.inst,
-                method,
-            }),
+            Stop::Pbdma(kind, method) => {
+                let channel = run.channel;
+                let error = PbdmaError {
+                    kind,
+                    channel,
+                    method,
+                };
+                self.channel.host.errors.pbdma(error, run);
+            }
+            Stop::Graph(kind, method) => {
+                let error = GraphError { kind, method };
+                self.channel.host.graph.raise(error, run);
+            }
         }
         self.channel.host.counters.channel_errors.count();
         self.channel.stop(run);

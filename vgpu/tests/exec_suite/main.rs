@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Channels and the compute engine, driven through registers and memory as a driver would.
 
+mod bindings;
 mod channels;
 mod copy;
 mod copy_errors;

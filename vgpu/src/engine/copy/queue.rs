@@ -225,8 +225,11 @@ impl Queue {
 
     pub(super) fn status(&self) -> Status {
         let state = self.lock();
+        // An error would be taken for that of the channel's next owner.
+        let is_shown = |run: &&Arc<Run>| !state.intr.launcherr() || !run.is_disowned();
+        let shown = state.loaded.as_ref().filter(is_shown);
         Status {
-            channel: state.loaded.as_ref().map(|run| run.channel),
+            channel: shown.map(|run| run.channel),
             faulted: state.loaded.as_ref().is_some_and(|run| run.is_faulted()),
             busy: state.active || (state.is_stopped() && !state.disabled),
         }
