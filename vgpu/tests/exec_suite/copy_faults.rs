@@ -53,6 +53,8 @@ fn a_fault_switches_its_channel_out_and_the_copy_goes_on_where_it_was() {
         assert_eq!(rig.faults(0), []);
         assert_eq!(rig.faults(1), []);
         assert_eq!(copying.control() & ENG_FAULTED, 0);
+        let copied = rig.gpu.counters()["bytes_copied"];
+        assert_eq!(copied, 4 * PAGE + 64, "each byte once");
     }
 }
 

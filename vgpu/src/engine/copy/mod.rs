@@ -220,18 +220,24 @@ impl Worker {
                 space: &run.space,
                 scratch: &mut self.scratch,
             };
-            let mut moved = 0;
+            let (mut moved, mut faulted) = (0, None);
             for _ in 0..WINDOW_PIECES {
                 if transfer.is_finished(*cursor) || moved >= PIECE {
                     break;
                 }
                 match transfer.step(cursor, &mut reach) {
                     Piece::Moved(bytes) => moved += bytes,
-                    Piece::Faulted(faults) => return Err(faults),
+                    Piece::Faulted(faults) => {
+                        faulted = Some(faults);
+                        break;
+                    }
                 }
                 pieces += 1;
             }
             self.counters.bytes_copied.add(moved as u64);
+            if let Some(faults) = faulted {
+                return Err(faults);
+            }
             bytes += moved;
         }
         Ok(true)
