@@ -73,13 +73,14 @@ impl Gpu {
         // Host first: what it gave to the engines goes with it.
         let pmc = Arc::new(Pmc::new(vec![
             (pmc::ENABLE_PFIFO, Arc::clone(&fifo) as _),
-            (pmc::ENABLE_PGRAPH, compute),
+            (pmc::ENABLE_PGRAPH, Arc::clone(&compute) as _),
             (pmc::ENABLE_CE0, Arc::clone(&ce0) as _),
             (pmc::ENABLE_CE1, Arc::clone(&ce1) as _),
         ]));
         // In the order of a reset: what uses the MMU stops before the MMU does.
         let blocks: Vec<Arc<dyn RegisterBlock>> = vec![
             fifo,
+            compute,
             ce0,
             ce1,
             graph,

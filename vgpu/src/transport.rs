@@ -77,6 +77,13 @@ impl Interrupts {
         }
     }
 
+    /// Forgets what was raised for vectors without a descriptor; the client's descriptors stay.
+    fn forget_pending(&self) {
+        for vector in self.lock().iter_mut() {
+            vector.pending = false;
+        }
+    }
+
     fn pending(&self) -> u64 {
         let vectors = self.lock();
         vectors.iter().enumerate().fold(0, |bits, (i, vector)| {
@@ -210,6 +217,7 @@ impl Device {
         info!("Reset");
         self.parts.memory.set_bus_master(false);
         self.parts.gpu.reset();
+        self.parts.interrupts.forget_pending();
         self.config.reset();
     }
 

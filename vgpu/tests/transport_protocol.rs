@@ -260,7 +260,7 @@ fn switching_interrupts_off_drops_all_descriptors() {
 }
 
 #[test]
-fn both_kinds_of_reset_clear_registers_and_bus_master() {
+fn both_kinds_of_reset_clear_registers_bus_master_and_pending_bits() {
     for by_function in [true, false] {
         let mut served = Served::new();
         served.write_config(COMMAND, BUS_MASTER);
@@ -268,6 +268,7 @@ fn both_kinds_of_reset_clear_registers_and_bus_master() {
             .client
             .region_write(VFIO_PCI_BAR0_REGION_INDEX, 0x160, &[1, 0, 0, 0])
             .unwrap();
+        served.interrupts.raise(1);
         if by_function {
             served.write_config(DEVICE_CONTROL, FUNCTION_RESET);
         } else {
@@ -278,6 +279,12 @@ fn both_kinds_of_reset_clear_registers_and_bus_master() {
             0
         );
         assert_eq!(served.read_u32(VFIO_PCI_BAR0_REGION_INDEX, 0x140), 0);
+        assert_eq!(served.read_u32(VFIO_PCI_BAR3_REGION_INDEX, 0x8000), 0);
+        let event = event();
+        served.set_vectors(1, 1, &[event.as_raw_fd()]);
+        assert_eq!(count(&event), None);
+        served.interrupts.raise(1);
+        assert_eq!(count(&event), Some(1));
         served.hang_up().unwrap();
     }
 }

@@ -79,6 +79,22 @@ impl Compute {
     }
 }
 
+impl RegisterBlock for Compute {
+    /// Its registers are [`Graph`]'s.
+    fn read(&self, _offset: u32) -> Option<u32> {
+        None
+    }
+
+    fn write(&self, _offset: u32, _value: u32) -> Option<()> {
+        None
+    }
+
+    /// Host has been reset before, and with it all runs.
+    fn reset(&self) {
+        self.shared.scheduler.reset();
+    }
+}
+
 impl PmcUnit for Compute {
     fn set_enabled(&self, enabled: bool) {
         if enabled {

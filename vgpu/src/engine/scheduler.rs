@@ -169,6 +169,11 @@ impl Scheduler {
         self.work.notify_all();
     }
 
+    /// No channel was served yet. There is no work.
+    pub(super) fn reset(&self) {
+        self.lock().last = None;
+    }
+
     /// Ends what [`Self::disable`] began.
     pub(super) fn enable(&self) {
         self.lock().disabled = false;

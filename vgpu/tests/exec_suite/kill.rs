@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::rig::*;
 
 const ACQUIRE: u32 = 0;
+const ENGINE_STATUS: u32 = 0x2640;
 
 /// A list of one node that points to itself: a launch that never ends.
 pub(crate) fn endless(rig: &Rig, va: u64, lanes: u32) -> Launch {
@@ -168,12 +169,14 @@ fn reset_ends_whatever_runs_and_leaves_power_on_state() {
             channel.submit(&launch.words());
             channel.submit(&semaphore(channel.semaphore_va(), 5, ACQUIRE));
         }
-        rig.until("work", || rig.gpu.counters()["launches"] == 2);
+        rig.until("work", || {
+            rig.gpu.counters()["launches"] == 2 && rig.read(ENGINE_STATUS) != 0
+        });
         rig.gpu.reset();
         for channel in &channels {
             assert_eq!(channel.control(), 0);
         }
-        assert_eq!(rig.read(PFIFO_INTR_EN), 0);
+        assert_eq!((rig.read(PFIFO_INTR_EN), rig.read(ENGINE_STATUS)), (0, 0));
         let before = rig.gpu.counters()["accesses"];
         rig.set_up_buffers();
         std::thread::sleep(Duration::from_millis(5));
