@@ -83,8 +83,14 @@ impl Channel {
         self.lock().gp_get
     }
 
-    pub(super) fn set_gp_get(&self, index: u32) {
-        self.lock().gp_get = index;
+    /// `Err`: the run has ended, and where to go on is another's affair.
+    pub(super) fn set_gp_get(&self, run: &Run, index: u32) -> Result<(), Stop> {
+        let mut state = self.lock();
+        if !state.is_current(run) {
+            return Err(Stop::Ended);
+        }
+        state.gp_get = index;
+        Ok(())
     }
 
     /// The channel had an error.

@@ -149,7 +149,7 @@ impl Pbdma<'_> {
         let mut raw = [0; 8];
         self.read(self.state.ramfc.entry(get), &mut raw)?;
         let next = self.state.ramfc.after(get);
-        self.channel.set_gp_get(next);
+        self.channel.set_gp_get(&self.state.run, next)?;
         let at = self.state.ramfc.userd.offset(userd::GP_GET);
         self.note(self.channel.host.bus.write_u32(at, next));
         self.channel.host.counters.gp_entries.count();

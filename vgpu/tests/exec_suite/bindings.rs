@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a channel did ends with its binding: nothing of it is put down to the next one.
 
-use mirage_vgpu::bus::Bus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{mpsc, Arc, Mutex};
+
+use mirage_vgpu::bus::{AtomicOp, Bus, BusError, PhysAddr, Width};
+use mirage_vgpu::config::Config;
+use mirage_vgpu::memory::Memory;
 
 use crate::copy::{copy, copy_channel};
 use crate::rig::*;
@@ -133,4 +138,80 @@ fn errors_of_all_channels_at_once_are_all_shown() {
     }
     seen.sort_unstable();
     assert_eq!(seen, ids);
+}
+
+/// Memory where one read of one place, of which it tells, takes until the test lets it go.
+struct Slow {
+    memory: Arc<Memory>,
+    place: AtomicU64,
+    reached: mpsc::SyncSender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Bus for Slow {
+    fn read(&self, at: PhysAddr, out: &mut [u8]) -> Result<(), BusError> {
+        let slow = self
+            .place
+            .compare_exchange(at.addr, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if slow.is_ok() {
+            self.reached.send(()).unwrap();
+            self.go.lock().unwrap().recv().unwrap();
+        }
+        self.memory.read(at, out)
+    }
+
+    fn write(&self, at: PhysAddr, data: &[u8]) -> Result<(), BusError> {
+        self.memory.write(at, data)
+    }
+
+    fn read_u32(&self, at: PhysAddr) -> Result<u32, BusError> {
+        self.memory.read_u32(at)
+    }
+
+    fn read_u64(&self, at: PhysAddr) -> Result<u64, BusError> {
+        self.memory.read_u64(at)
+    }
+
+    fn write_u32(&self, at: PhysAddr, value: u32) -> Result<(), BusError> {
+        self.memory.write_u32(at, value)
+    }
+
+    fn write_u64(&self, at: PhysAddr, value: u64) -> Result<(), BusError> {
+        self.memory.write_u64(at, value)
+    }
+
+    fn atomic(&self, at: PhysAddr, width: Width, op: AtomicOp) -> Result<u64, BusError> {
+        self.memory.atomic(at, width, op)
+    }
+}
+
+#[test]
+fn a_run_that_was_bound_over_while_it_fetched_does_not_move_the_next_ones_pointers() {
+    let (reached, is_there) = mpsc::sync_channel(1);
+    let (go, wait) = mpsc::channel();
+    let slow = Mutex::new(None);
+    let rig = Rig::over(&Config::default(), |memory| {
+        let bus = Arc::new(Slow {
+            memory,
+            place: 0.into(),
+            reached,
+            go: Mutex::new(wait),
+        });
+        *slow.lock().unwrap() = Some(Arc::clone(&bus));
+        bus
+    });
+    let slow = slow.into_inner().unwrap().unwrap();
+    let channel = rig.channel(0);
+    slow.place.store(channel.ring.addr, Ordering::SeqCst);
+    channel.submit(&[0]);
+    is_there.recv().unwrap();
+    // Rude: it does not wait until PREEMPT is done.
+    channel.write_control(ENABLE_CLR);
+    channel.bind();
+    channel.enable();
+    rig.memory.write_u32(channel.userd.offset(0x8c), 0).unwrap();
+    go.send(()).unwrap();
+    rig.until("the worker", || !channel.is_busy());
+    assert_eq!(rig.u64_at(channel.userd.offset(0x88)), 0, "GP_GET");
+    channel.wait(channel.fence());
 }

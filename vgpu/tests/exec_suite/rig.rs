@@ -98,9 +98,14 @@ impl Rig {
     }
 
     pub(crate) fn with(config: &Config) -> Self {
+        Self::over(config, |memory| memory)
+    }
+
+    /// A device that sees memory through another bus.
+    pub(crate) fn over(config: &Config, bus: impl FnOnce(Arc<Memory>) -> Arc<dyn Bus>) -> Self {
         let memory = Arc::new(Memory::new(VRAM).unwrap());
         let sink = Arc::new(Sink::default());
-        let bus: Arc<dyn Bus> = Arc::<Memory>::clone(&memory);
+        let bus = bus(Arc::clone(&memory));
         let interrupts: Arc<dyn InterruptSink> = Arc::<Sink>::clone(&sink);
         let vid = |addr| VramOffset(addr).into();
         let rig = Self {
