@@ -131,6 +131,20 @@ fn a_late_valid_does_not_reach_the_next_packet_of_its_slot() {
 }
 
 #[test]
+fn a_reset_forgets_late_valids() {
+    let rig = packets(PacketTrouble {
+        delayed_valid: Some(Duration::from_millis(20)),
+        ..PacketTrouble::default()
+    });
+    let space = space(&rig, 0);
+    (1..=5).for_each(|page| report(&rig, &space, page << 12));
+    rig.pri.reset();
+    rig.memory.take_writes();
+    thread::sleep(Duration::from_millis(60));
+    assert_eq!(rig.memory.take_writes(), []);
+}
+
+#[test]
 fn duplicates_are_the_same_packet_once_more() {
     let (rig, found) = faults_of_two_channels(PacketTrouble {
         duplicate_percent: 30,

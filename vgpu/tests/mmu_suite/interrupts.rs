@@ -4,7 +4,10 @@
 use mirage_vgpu::mmu::Access;
 
 use crate::memory::vid;
-use crate::packets::{drain, enable, get, CORRUPTED, NON_REPLAY, OVERFLOW, REPLAY};
+use crate::packets::{
+    drain, enable, get, lo, put, size, wait_for_packets, CORRUPTED, ENABLE, NON_REPLAY, OVERFLOW,
+    OVERFLOW_INTR, PHYSICAL, REPLAY,
+};
 use crate::rig::*;
 
 const PMC_INTR: u64 = 0x100;
@@ -17,9 +20,11 @@ const NISO_EN: u64 = 0x100a24;
 const NISO_EN_SET: u64 = 0x100a2c;
 const NISO_EN_CLR: u64 = 0x100a34;
 const REPLAY_NOTIFY: u32 = 1 << 27;
+const REPLAY_OVERFLOW: u32 = 1 << 28;
 const NONREPLAY_NOTIFY: u32 = 1 << 29;
 const NONREPLAY_OVERFLOW: u32 = 1 << 30;
 const OTHER: u32 = 1 << 31;
+const FAULT_STATUS: u64 = 0x100e60;
 
 /// A device with buffer 0 of four entries, its interrupts enabled in tree 0.
 fn armed() -> Rig {
@@ -134,4 +139,86 @@ fn the_replayable_buffer_has_its_own_bits() {
     eventually("the message", || rig.sink.count(0) == 1);
     assert_eq!(rig.read(NISO), REPLAY_NOTIFY);
     rig.mmu.abandon(space.inst);
+}
+
+/// Faults on so many pages, for one buffer.
+fn faults(rig: &Rig, buffer: u64, pages: u64) {
+    if buffer == NON_REPLAY {
+        (0..pages).for_each(|_| fault(rig));
+        return;
+    }
+    let space = rig.space(0, vid(0x10_0000));
+    let faults: Vec<_> = (1..=pages)
+        .map(|page| pte_fault(page << 12, Access::Read))
+        .collect();
+    rig.stall(0, space, &faults);
+}
+
+#[test]
+fn overflow_of_the_replayable_buffer_has_a_level_of_its_own() {
+    let rig = armed();
+    rig.write(NISO_EN_SET, REPLAY_OVERFLOW);
+    faults(&rig, REPLAY, 4);
+    eventually("the overflow", || rig.read(NISO) & REPLAY_OVERFLOW != 0);
+    assert_eq!(rig.read(NISO), REPLAY_NOTIFY | REPLAY_OVERFLOW);
+    rig.write(get(REPLAY), 3);
+    assert_eq!(rig.read(NISO), REPLAY_OVERFLOW);
+    assert_eq!(rig.read(PMC_INTR), HUB);
+    rig.write(get(REPLAY), 3 | OVERFLOW);
+    assert_eq!((rig.read(NISO), rig.read(PMC_INTR)), (0, 0));
+    rig.pri.reset();
+}
+
+#[test]
+fn without_overflow_intr_an_overflow_is_no_interrupt() {
+    let bits = [
+        (NON_REPLAY, NONREPLAY_NOTIFY, NONREPLAY_OVERFLOW),
+        (REPLAY, REPLAY_NOTIFY, REPLAY_OVERFLOW),
+    ];
+    for (buffer, notify, overflow) in bits {
+        let rig = armed();
+        rig.write(size(buffer), 4 | ENABLE);
+        faults(&rig, buffer, 4);
+        eventually("the overflow", || rig.read(put(buffer)) & OVERFLOW != 0);
+        assert_eq!(rig.read(NISO), notify);
+        rig.write(size(buffer), 4 | ENABLE | OVERFLOW_INTR);
+        assert_eq!(rig.read(NISO), notify | overflow);
+        rig.pri.reset();
+    }
+}
+
+#[test]
+fn fault_status_tells_which_buffer_has_packets() {
+    for (buffer, bit) in [(NON_REPLAY, 9), (REPLAY, 8)] {
+        let rig = armed();
+        assert_eq!(rig.read(FAULT_STATUS), 0);
+        faults(&rig, buffer, 1);
+        wait_for_packets(&rig, buffer, 1);
+        assert_eq!(rig.read(FAULT_STATUS), 1 << bit);
+        drain(&rig, buffer);
+        assert_eq!(rig.read(FAULT_STATUS), 0);
+        rig.pri.reset();
+    }
+}
+
+#[test]
+fn a_packet_that_reaches_no_memory_is_an_error_of_its_buffer_and_an_other_interrupt() {
+    for (buffer, bit) in [(NON_REPLAY, 11), (REPLAY, 10)] {
+        let rig = armed();
+        rig.write(NISO_EN_SET, OTHER);
+        rig.write(size(buffer), 0);
+        rig.write(lo(buffer), PHYSICAL);
+        rig.write(lo(buffer) + 4, 0x7fff_ffff);
+        rig.write(size(buffer), 4 | ENABLE);
+        faults(&rig, buffer, 1);
+        eventually("the error", || rig.counter("bus_errors") > 0);
+        rig.write(get(buffer), 1);
+        eventually("the interrupt", || rig.read(NISO) == OTHER);
+        assert_eq!(rig.read(FAULT_STATUS), 1 << bit);
+        assert_eq!(rig.read(PMC_INTR), HUB);
+        rig.write(FAULT_STATUS, 1 << bit);
+        assert_eq!((rig.read(FAULT_STATUS), rig.read(NISO)), (0, 0));
+        assert_eq!(rig.read(PMC_INTR), 0);
+        rig.pri.reset();
+    }
 }
