@@ -19,14 +19,14 @@ pub(crate) fn copy_channel(rig: &Rig, id: u32, engine: u32) -> Channel<'_> {
 }
 
 /// Source with recognizable bytes and empty destination, mapped.
-fn sides(rig: &Rig) -> [PhysAddr; 2] {
+pub(crate) fn sides(rig: &Rig) -> [PhysAddr; 2] {
     let [src, dst] = [SRC, DATA].map(|va| rig.map(va, PAGES * PAGE));
     let bytes: Vec<u8> = (0..PAGES * PAGE).map(byte).collect();
     rig.memory.write(src, &bytes).unwrap();
     [src, dst]
 }
 
-fn byte(i: u64) -> u8 {
+pub(crate) fn byte(i: u64) -> u8 {
     (i * 131 % 251) as u8 + 1
 }
 
@@ -185,39 +185,6 @@ fn launches_of_one_channel_are_done_in_order() {
         .collect();
     channel.run(&words);
     assert_eq!(rig.bytes(dst, 1), [byte(99)]);
-}
-
-#[test]
-fn physical_addresses_are_for_privileged_channels() {
-    let rig = Rig::new();
-    let [src, dst] = sides(&rig);
-    let channel = copy_channel(&rig, 5, 0);
-    channel.privilege();
-    let physical = Dma {
-        launch: TRANSFER | FLUSH | SRC_PHYSICAL | DST_PHYSICAL,
-        src: src.addr + 100,
-        dst: dst.addr + 5000,
-        ..copy(9000)
-    };
-    channel.run(&physical.words());
-    let moved = rig.bytes(dst.offset(5000), 9000);
-    assert!((100..).zip(moved).all(|(i, value)| value == byte(i)));
-    // Where no memory is, ones are read and nothing is written.
-    let outside = Dma {
-        launch: TRANSFER | FLUSH | SRC_PHYSICAL,
-        src: 1 << 40,
-        ..copy(8)
-    };
-    channel.run(&outside.words());
-    assert_eq!(rig.u64_at(dst), u64::MAX);
-    let lost = Dma {
-        launch: TRANSFER | FLUSH | DST_PHYSICAL,
-        dst: dst.addr,
-        phys_modes: [0, 1],
-        ..copy(8)
-    };
-    channel.run(&lost.words());
-    assert_eq!(rig.u64_at(dst), u64::MAX);
 }
 
 #[test]

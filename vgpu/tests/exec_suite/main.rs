@@ -6,6 +6,8 @@ mod channels;
 mod copy;
 mod copy_errors;
 mod copy_faults;
+mod copy_physical;
+mod copy_resets;
 mod errors;
 mod evictions;
 mod faults;

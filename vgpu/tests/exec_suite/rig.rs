@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mirage_vgpu::bus::{Aperture, Bus, InterruptSink, PhysAddr, VramOffset};
+use mirage_vgpu::bus::{Aperture, Bus, BusAddr, InterruptSink, PhysAddr, VramOffset};
 use mirage_vgpu::config::{Config, LateWrites};
 use mirage_vgpu::gpu::Gpu;
-use mirage_vgpu::memory::Memory;
+use mirage_vgpu::memory::{Memory, RamRegion, Rights};
 
 mod channel;
 mod faults;
@@ -156,6 +156,23 @@ impl Rig {
         *free += bytes.next_multiple_of(PAGE);
         assert!(*free < self.runlist_memory().0.addr);
         VramOffset(at).into()
+    }
+
+    /// Guest RAM that the device may reach, zeroed. There is none before.
+    pub(crate) fn plug_ram(&self, bytes: u64) -> PhysAddr {
+        self.memory.set_bus_master(true);
+        let fd = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, bytes).unwrap();
+        let start = BusAddr(1 << 32);
+        let region = RamRegion {
+            start,
+            size: bytes,
+            file: fd.into(),
+            offset: 0,
+            rights: Rights::ReadWrite,
+        };
+        self.memory.map(region).unwrap();
+        start.into()
     }
 
     /// Maps fresh memory at `va`, as 4 KiB pages.

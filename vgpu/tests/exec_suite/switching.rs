@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use mirage_vgpu::bus::{Bus, BusAddr, PhysAddr};
-use mirage_vgpu::memory::{RamRegion, Rights};
+use mirage_vgpu::bus::{Bus, PhysAddr};
 
 use crate::rig::*;
 
@@ -257,20 +256,8 @@ fn channels_of_all_ids_share_a_runlist() {
 #[test]
 fn instance_block_userd_and_runlist_may_be_in_system_memory() {
     let rig = Rig::new();
-    rig.memory.set_bus_master(true);
-    let fd = rustix::fs::memfd_create("ram", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    rustix::fs::ftruncate(&fd, 4 * PAGE).unwrap();
-    let start = 1 << 32;
-    rig.memory
-        .map(RamRegion {
-            start: BusAddr(start),
-            size: 4 * PAGE,
-            file: fd.into(),
-            offset: 0,
-            rights: Rights::ReadWrite,
-        })
-        .unwrap();
-    let sys = |page: u64| PhysAddr::from(BusAddr(start + page * PAGE));
+    let ram = rig.plug_ram(4 * PAGE);
+    let sys = |page: u64| ram.offset(page * PAGE);
     let mut channel = rig.channel(0);
     channel.kill();
     for offset in (0..PAGE).step_by(8) {
