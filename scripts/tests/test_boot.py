@@ -235,7 +235,7 @@ class Leftovers(unittest.TestCase):
 
     def stopped_by(self, sign):
         before = self.scratch()
-        process = start("sh", "-c", "echo up; sleep 100")
+        process = start("sh", "-c", "echo up; sleep 100", gpus=1)
         self.assertEqual(process.stdout.readline(), b"up\n")
         children = descendants(process.pid)
         self.assertTrue(children)
