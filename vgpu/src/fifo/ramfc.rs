@@ -33,7 +33,7 @@ pub(crate) enum BadInstance {
     Unreadable(BusError),
     /// No SIGNATURE.
     Signature(u32),
-    /// USERD is in no memory.
+    /// USERD has a TARGET that does not exist.
     Userd,
 }
 
