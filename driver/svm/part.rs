@@ -7,7 +7,7 @@
 
 use super::{batch::Batch, space::position, Svm};
 use crate::{
-    gpu_pt::{BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
+    gpu_pt::{block::Stale, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
     kapi::hmm::{FaultRequest, Faulted, Need},
     mirror::{Region, Slot, Window},
 };
@@ -96,8 +96,11 @@ impl Svm {
                         needs,
                         scratch: &mut scratch.slots,
                     };
-                    let mapped = state.map(window, pages)?;
                     let block = part.block_va..part.block_va + (1 << BLOCK_SHIFT);
+                    // Rights may have been added before an error, and the TLB has the old ones.
+                    let mapped = state
+                        .map(window, pages)
+                        .inspect_err(|_| batch.add_upgraded(Stale::Pde0, block.clone()))?;
                     self.trace_commit(part.addresses(), seq, &mapped, batch.number);
                     batch.add_upgraded(mapped.stale, block);
                     return Ok(());
