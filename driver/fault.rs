@@ -27,7 +27,7 @@ const VALID_POLLS: usize = 100;
 /// Longest wait for VALID, over many interrupts.
 const VALID_TIMEOUT: Delta = Delta::from_secs(1);
 /// Bits of a virtual address.
-const VA_BITS: u32 = 49;
+pub(crate) const VA_BITS: u32 = 49;
 /// Bounds of what the device may say about the size of a buffer, in packets.
 const ENTRIES: core::ops::RangeInclusive<u32> = 2..=65536;
 

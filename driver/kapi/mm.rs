@@ -30,6 +30,14 @@ pub(crate) fn put_async(mm: ARef<MmWithUser>) {
     drop(MmWithUser::into_mmput_async(mm));
 }
 
+/// First address past what the process can map.
+pub(crate) fn task_size(mm: &Mm) -> u64 {
+    // SAFETY: The reference keeps the structure alive; the field does not change once the program runs.
+    let size = unsafe { (*mm.as_raw()).__bindgen_anon_1.task_size };
+    // CAST: `usize` has 64 bits.
+    size as u64
+}
+
 /// Whether a mapping is of `memfd_secret(2)`, which no device may see.
 pub(crate) fn is_secret(vma: &VmaRef) -> bool {
     // SAFETY: A reference to a VMA comes with the mmap lock, or what does for it.

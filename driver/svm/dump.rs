@@ -7,6 +7,7 @@
 
 use super::Svm;
 use crate::{
+    fault::VA_BITS,
     gpu::Gpu,
     gpu_pt::{Access, LeafSize, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT},
     kapi::drm::debugfs::DebugfsFile,
@@ -14,9 +15,15 @@ use crate::{
 };
 use kernel::{prelude::*, seq_file::SeqFile, seq_print, sync::Arc};
 
-/// Bits of a position for the region, the number of which has 22, and for the record in the region.
-const REGION_BITS: u32 = 23;
+/// Bits of a position for the region, and for the record in the region.
+const REGION_BITS: u32 = 25;
 const RECORD_BITS: u32 = 5;
+
+const _: () = assert!(
+    1 << (VA_BITS - REGION_SHIFT) < 1u64 << REGION_BITS,
+    "1 + the number of any region fits, and one more, where the search goes on"
+);
+const _: () = assert!(REGION_BLOCKS + 1 < 1 << RECORD_BITS);
 
 /// A record. Positions of an address space count from 0; the first is its own, then each region has some.
 #[derive(Clone, Copy)]

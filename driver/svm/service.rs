@@ -17,7 +17,11 @@ use super::{
 use crate::{
     fault::{Fault, FaultAccess, Origin},
     gpu_pt::{BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT},
-    kapi::{hmm::Need, mm::put_async, sort::sort_by_key},
+    kapi::{
+        hmm::Need,
+        mm::{put_async, task_size},
+        sort::sort_by_key,
+    },
     mirror::Region,
 };
 use core::ops::Range;
@@ -25,7 +29,7 @@ use kernel::{
     mm::MmWithUser,
     new_mutex,
     prelude::*,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Delta, Instant, Monotonic},
 };
 
@@ -235,11 +239,11 @@ impl Svm {
     }
 
     /// The region of a block, with tables for the block, so that mapping needs no memory.
-    pub(super) fn reserve(
-        &self,
-        mm: &MmWithUser,
-        block_va: u64,
-    ) -> Result<kernel::sync::Arc<Region>, Reason> {
+    pub(super) fn reserve(&self, mm: &MmWithUser, block_va: u64) -> Result<Arc<Region>, Reason> {
+        // Before there is a region: the notifier would take any address.
+        if block_va >= task_size(mm) {
+            return Err(Reason::NoVma);
+        }
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(Reason::Device)?;
         for _ in 0..EVICTIONS_MAX {
@@ -256,7 +260,7 @@ impl Svm {
             match reserved {
                 Ok(region) => return Ok(region),
                 Err(e) if e == ENOMEM => space.evict(&self.gpu).map_err(|_| Reason::OutOfMemory)?,
-                // The notifier takes no address space that is going away, and no address outside of it.
+                // The notifier takes no address space that is going away.
                 Err(_) => return Err(Reason::NoVma),
             }
         }

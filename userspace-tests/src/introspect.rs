@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use mirage::{lanes, Gpu, GpuPtr, Load, Store};
+use mirage::{lanes, Access, Gpu, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::MmapAdvise;
 
-use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
+use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::guest_tests;
 use crate::region::{Region, PAGE};
 use crate::sys::Low;
@@ -21,6 +21,7 @@ guest_tests![
     debugfs_shows_regions_and_leaves_of_a_mirror,
     debugfs_shows_a_large_mirror_in_pieces,
     debugfs_keeps_the_last_stopped_channels,
+    debugfs_ends_after_accesses_that_no_process_can_make,
     only_root_may_read_the_drivers_debugfs_files,
     a_32_bit_program_uses_the_same_interface,
 ];
@@ -225,6 +226,36 @@ fn debugfs_keeps_the_last_stopped_channels() -> Result<()> {
     let last = text.lines().last().context("nothing is kept")?;
     let words = [
         format!("time_ns={}", report.timestamp.as_nanos()),
+/// No fault may leave a region where a process can have nothing.
+fn debugfs_ends_after_accesses_that_no_process_can_make() -> Result<()> {
+    use std::io::Read as _;
+    /// More than all mirrors of this process take.
+    const LENGTH_MAX: u64 = 16 << 20;
+    /// The kernel keeps the last page of its half from processes.
+    const TASK_SIZE: u64 = (1 << 47) - PAGE as u64;
+    let mirror = Mirror::new()?;
+    for addr in [
+        TASK_SIZE,
+        1 << 47,
+        0x1_0000_0000_0000,
+        0x1_ffff_fe00_0000,
+        0x1_ffff_ffff_f000,
+    ] {
+        let nowhere = Load::<u64>::new(GpuPtr::new(addr).into());
+        let report = mirror.refused(nowhere, lanes(1))?;
+        ensure_report(&report, GpuPtr::new(addr), Access::Read, Reason::NoVma)?;
+    }
+    let mut text = String::new();
+    fs::File::open(debugfs(&mirror.gpu, "mirage_svm")?)?
+        .take(LENGTH_MAX)
+        .read_to_string(&mut text)?;
+    ensure!((text.len() as u64) < LENGTH_MAX, "it does not end");
+    for line in mirror_lines(&mirror.gpu)? {
+        ensure!(range_of(&line)?.1 <= 1 << 47, "{line}");
+    }
+    Ok(())
+}
+
         format!("client={}", client(&mirror.gpu)?),
         format!("pid={}", std::process::id()),
         format!("channel={}", report.channel),
