@@ -100,6 +100,8 @@ struct FaultBuffer {
     mem: CoherentBuf,
     entries: u32,
     get: u32,
+    /// The SIZE register while the device writes.
+    enabled: NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE,
     /// Since when the packet at GET is not complete.
     incomplete: Option<Instant<Monotonic>>,
 }
@@ -107,10 +109,15 @@ struct FaultBuffer {
 impl FaultBuffers {
     /// Allocates and enables both.
     pub(crate) fn new(bar0: &Bar0, dma: &MirrorDma) -> Result<Self> {
-        Ok(Self {
+        let buffers = Self {
             non_replayable: FaultBuffer::new(Kind::NonReplayable, bar0, dma)?,
             replayable: FaultBuffer::new(Kind::Replayable, bar0, dma)?,
-        })
+        };
+        // Nothing fails from here on, so no memory is freed that the device writes to.
+        mmio::wmb();
+        buffers.non_replayable.enable(bar0);
+        buffers.replayable.enable(bar0);
+        Ok(buffers)
     }
 
     /// Switches both off, before their memory is freed.
@@ -156,6 +163,7 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
 
 impl FaultBuffer {
     fn new(kind: Kind, bar0: &Bar0, dma: &MirrorDma) -> Result<Self> {
+    /// Allocates the buffer and tells the device where it is; not enabled yet.
         let i = kind as usize;
         let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
         bar0.write(
@@ -188,23 +196,27 @@ impl FaultBuffer {
         }
         let get = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i).ok_or(EINVAL)?;
         bar0.write(get, NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(put));
-        mmio::wmb();
-        let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
-        let on = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed()
+        let enabled = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed()
             .try_with_val(entries)?
             .with_overflow_intr(true)
             .with_enable(true);
-        bar0.write(size, on);
         Ok(Self {
             kind,
             mem,
             entries,
             get: put,
+            enabled,
             incomplete: None,
         })
     }
 
     /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet.
+    fn enable(&self, bar0: &Bar0) {
+        if let Some(size) = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(self.kind as usize) {
+            bar0.write(size, self.enabled);
+        }
+    }
+
     fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) -> Drained {
         let mut drained = Drained::default();
         let Some(location) = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(self.kind as usize) else {

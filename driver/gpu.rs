@@ -162,12 +162,11 @@ impl Gpu {
         let counters = Arc::new(Counters::new(), GFP_KERNEL)?;
         let vram = Vram::new(res.bar1)?;
         let dma = MirrorDma::new(pdev)?;
-        let faults = FaultBuffers::new(&bar0, &dma)?;
         let queue = OwnedQueue::new(c"mirage")?;
         let runlists = Runlists::new(&vram)?;
         let tlb_bar0 = bar0.clone();
         let tlb_counters = counters.clone();
-        Arc::pin_init(
+        let gpu = Arc::pin_init(
             try_pin_init!(Self {
                 bar0,
                 vram,
@@ -178,7 +177,7 @@ impl Gpu {
                 channels <- new_mutex!([const { None }; CHANNELS], "mirage::channels"),
                 slots <- new_mutex!(Slots::new(), "mirage::slots"),
                 svms <- new_mutex!(KVec::new(), "mirage::svms"),
-                faults <- new_mutex!(Some(faults), "mirage::faults"),
+                faults <- new_mutex!(None, "mirage::faults"),
                 preempt <- new_mutex!((), "mirage::preempt"),
                 runlists <- new_mutex!(runlists, "mirage::runlists"),
                 lost: Atomic::new(false),
@@ -189,7 +188,11 @@ impl Gpu {
                 watchdog <- new_delayed_work!("mirage::watchdog"),
             }? Error),
             GFP_KERNEL,
-        )
+        )?;
+        // Last: the device writes into them from now on, and `shutdown` stops that.
+        let buffers = FaultBuffers::new(&gpu.bar0, &gpu.dma)?;
+        *gpu.faults.lock() = Some(buffers);
+        Ok(gpu)
     }
 
     /// A parameter, in the unit that the user interface gives.
