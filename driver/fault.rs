@@ -14,6 +14,7 @@ use crate::{
     vram::VramOffset,
 };
 use kernel::{
+    alloc::flags::GFP_NOWAIT,
     io::register::Array,
     prelude::*,
     sync::Arc,
@@ -99,9 +100,9 @@ struct FaultBuffer {
     kind: Kind,
     mem: CoherentBuf,
     entries: u32,
-    get: u32,
     /// The SIZE register while the device writes.
     enabled: NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE,
+    get: u32,
     /// Since when the packet at GET is not complete.
     incomplete: Option<Instant<Monotonic>>,
 }
@@ -144,9 +145,9 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
         let svm = fault.channel.svm().clone();
         svm.queue_fault(fault);
         if !touched.iter().any(|other| Arc::ptr_eq(other, &svm)) {
-            // Out of memory: start it now instead of once at the end.
+            // Out of memory, for which fences cannot wait: start it now instead of once at the end.
             touched
-                .push(svm.clone(), GFP_KERNEL)
+                .push(svm.clone(), GFP_NOWAIT)
                 .unwrap_or_else(|_| svm.start_service());
         }
     };
@@ -162,8 +163,8 @@ pub(crate) fn drain(gpu: &Arc<Gpu>) {
 }
 
 impl FaultBuffer {
-    fn new(kind: Kind, bar0: &Bar0, dma: &MirrorDma) -> Result<Self> {
     /// Allocates the buffer and tells the device where it is; not enabled yet.
+    fn new(kind: Kind, bar0: &Bar0, dma: &MirrorDma) -> Result<Self> {
         let i = kind as usize;
         let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
         bar0.write(
@@ -204,19 +205,19 @@ impl FaultBuffer {
             kind,
             mem,
             entries,
-            get: put,
             enabled,
+            get: put,
             incomplete: None,
         })
     }
 
-    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet.
     fn enable(&self, bar0: &Bar0) {
         if let Some(size) = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(self.kind as usize) {
             bar0.write(size, self.enabled);
         }
     }
 
+    /// Hands out faults until the buffer is empty, a batch is full, or a packet is not complete yet.
     fn drain(&mut self, gpu: &Gpu, mut f: impl FnMut(Fault)) -> Drained {
         let mut drained = Drained::default();
         let Some(location) = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(self.kind as usize) else {

@@ -15,7 +15,7 @@ use crate::{
     kapi::{
         dma::MirrorDma,
         mmio::{Bar0, Bar1},
-        workqueue::{flush_work, OwnedQueue},
+        workqueue::{flush_work, OwnedQueue, Progress},
     },
     mirror::REGION_SIZE,
     ptimer::ptimer_ns,
@@ -105,9 +105,12 @@ pub(crate) struct Gpu {
     lost: Atomic<bool>,
     /// While the device is being reset.
     resetting: Atomic<bool>,
-    /// Runs all work of the device and of its address spaces. Emptied by `shutdown` and by `Svm::close`, so the last
-    /// reference to the device is never dropped in it.
+    /// Runs what signals fences: interrupts, finished work, the watchdog. Nothing in it waits for memory or for a program.
     pub(crate) queue: OwnedQueue,
+    /// Runs the service of faults, which may wait for programs.
+    ///
+    /// `shutdown` empties both queues, so the last reference to the device is never dropped in them.
+    pub(crate) service: OwnedQueue,
     #[pin]
     stall_work: Work<Gpu, STALL_WORK>,
     #[pin]
@@ -162,7 +165,8 @@ impl Gpu {
         let counters = Arc::new(Counters::new(), GFP_KERNEL)?;
         let vram = Vram::new(res.bar1)?;
         let dma = MirrorDma::new(pdev)?;
-        let queue = OwnedQueue::new(c"mirage")?;
+        let queue = OwnedQueue::new(c"mirage", Progress::ForReclaim)?;
+        let service = OwnedQueue::new(c"mirage_service", Progress::MayWait)?;
         let runlists = Runlists::new(&vram)?;
         let tlb_bar0 = bar0.clone();
         let tlb_counters = counters.clone();
@@ -183,6 +187,7 @@ impl Gpu {
                 lost: Atomic::new(false),
                 resetting: Atomic::new(false),
                 queue,
+                service,
                 stall_work <- new_work!("mirage::stall"),
                 non_stall_work <- new_work!("mirage::non_stall"),
                 watchdog <- new_delayed_work!("mirage::watchdog"),
@@ -359,7 +364,9 @@ impl Gpu {
     pub(crate) fn shutdown(self: &Arc<Self>) {
         self.stop();
         self.stop_watchdog();
+        // In this order: interrupt work starts service, which on a device that is lost starts no interrupt work.
         self.queue.flush();
+        self.service.flush();
         for channel in self.remove_channels(|_| true).into_iter().flatten() {
             channel.release();
         }

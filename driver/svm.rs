@@ -332,7 +332,7 @@ impl Svm {
 
     /// Has the queued faults served.
     pub(crate) fn start_service(self: &Arc<Self>) {
-        let queue = &self.gpu.queue;
+        let queue = &self.gpu.service;
         loop {
             let worker = self.pending.lock().start();
             // A worker that is just ending is queued once more.

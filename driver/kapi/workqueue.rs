@@ -35,17 +35,26 @@ unsafe impl Send for OwnedQueue {}
 // SAFETY: As above; what a shared reference gives takes the workqueue's own locks.
 unsafe impl Sync for OwnedQueue {}
 
+/// What the work of a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It may wait for memory, and for programs.
+    MayWait,
+    /// Reclaim may wait for it, as for whatever signals fences, so it has a thread of its own when there is no memory for one.
+    ForReclaim,
+}
+
 impl OwnedQueue {
     /// Makes a workqueue called `name`.
-    pub(crate) fn new(name: &CStr) -> Result<Self> {
+    pub(crate) fn new(name: &CStr, progress: Progress) -> Result<Self> {
+        let flags = bindings::wq_flags_WQ_UNBOUND
+            | match progress {
+                Progress::MayWait => 0,
+                Progress::ForReclaim => bindings::wq_flags_WQ_MEM_RECLAIM,
+            };
         // SAFETY: The format takes one string, which is copied.
         let queue = unsafe {
-            bindings::alloc_workqueue_noprof(
-                c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND,
-                0,
-                name.as_char_ptr(),
-            )
+            bindings::alloc_workqueue_noprof(c"%s".as_char_ptr(), flags, 0, name.as_char_ptr())
         };
         // INVARIANT: The new workqueue is ours.
         NonNull::new(queue).map(Self).ok_or(ENOMEM)
