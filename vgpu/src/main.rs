@@ -4,6 +4,7 @@
 //! Exit status: 0 when the client has gone, 1 on an error, 2 on a bad command line, 128 + n on signal n.
 
 mod args;
+mod logging;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -21,9 +22,10 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use args::Args;
+use logging::Bounded;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    start_logging();
     let args = Args::parse();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,6 +34,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As RUST_LOG says, to standard error.
+fn start_logging() {
+    let env = env_logger::Env::default().default_filter_or("info");
+    let logger = env_logger::Builder::from_env(env).build();
+    log::set_max_level(logger.filter());
+    // There is no other logger that could be in its place.
+    let _ = log::set_boxed_logger(Box::new(Bounded::new(logger)));
 }
 
 fn run(args: &Args) -> Result<(), String> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A client that dies in the middle of something: the device ends its work, and its process ends.
+//! The device as a process. A client that dies in the middle of something: the device ends its work, and its process ends.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,6 +47,10 @@ struct Process {
 
 impl Process {
     fn start() -> Self {
+        Self::start_logging("error", Stdio::inherit())
+    }
+
+    fn start_logging(level: &str, log: Stdio) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mirage-death-{}-{number}.sock", std::process::id());
@@ -58,7 +62,8 @@ impl Process {
             .arg(&socket)
             .arg("--ready-fd")
             .arg(announce.as_raw_fd().to_string())
-            .env("RUST_LOG", "error")
+            .env("RUST_LOG", level)
+            .stderr(log)
             .spawn()
             .unwrap();
         drop::<OwnedFd>(announce);
@@ -218,4 +223,28 @@ fn a_function_level_reset_in_the_middle_of_work_ends_it_and_the_device_works_aga
     start_work(&mut client);
     drop(client);
     assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn a_guest_cannot_fill_the_log() {
+    const MOST: usize = 1000;
+    let path = std::env::temp_dir().join(format!("mirage-log-{}", std::process::id()));
+    let process = Process::start_logging("info", File::create(&path).unwrap().into());
+    let mut client = Client::new(&process.socket).unwrap();
+    for _ in 0..2 * MOST {
+        // There is no runlist 15.
+        write(&mut client, RUNLIST, 15 << 20);
+    }
+    drop(client);
+    assert_eq!(process.end().code(), Some(0));
+    let log = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let about = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(about("Runlist 15 was submitted"), MOST);
+    assert_eq!(about("not logged"), 1);
+    assert_eq!(
+        about("Client is gone") + about("Connection closed"),
+        1,
+        "{log}"
+    );
 }
