@@ -98,6 +98,7 @@ impl FaultBuffers {
         let Slot::At(at) = slot else {
             return false;
         };
+        let packet = packet.bytes();
         let (body, last) = packet.split_at(PACKET_BYTES - 1);
         let end = at.offset(body.len() as u64);
         let mut written = self.bus.write(at, body).is_ok();
@@ -125,9 +126,7 @@ impl FaultBuffers {
     /// Writes the VALID bits that are due. Returns how long until the next one is.
     pub(crate) fn deliver(&self) -> Option<Duration> {
         let mut locked = self.lock();
-        self.write_late(&mut locked.trouble, |late, due| {
-            late.buffer < BUFFERS && due <= Instant::now()
-        });
+        self.write_late(&mut locked.trouble, |_, due| due <= Instant::now());
         locked.trouble.next_due()
     }
 

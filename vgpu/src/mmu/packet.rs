@@ -16,9 +16,6 @@ pub(crate) const PACKET_BYTES: usize = 32;
 /// ENGINE_ID has 9 bits.
 const ENGINE_MASK: u16 = 0x1ff;
 
-/// A packet as it lies in memory.
-pub(crate) type Packet = [u8; PACKET_BYTES];
-
 /// Which buffer a packet goes to, and REPLAYABLE_FAULT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -37,6 +34,16 @@ pub(crate) struct Report<'a> {
     pub(crate) fault: Fault,
 }
 
+/// A packet, in the order in which it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    inst: (InstLo, u32),
+    addr: (AddrLo, u32),
+    time: u64,
+    engine: Engine,
+    info: Info,
+}
+
 /// FAULT_ADDR, FAULT_INST and FAULT_INFO.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Snapshot {
@@ -46,6 +53,7 @@ pub(crate) struct Snapshot {
 }
 
 #[bitfield(u32)]
+#[derive(PartialEq, Eq)]
 struct InstLo {
     __: u8,
     #[bits(2)]
@@ -116,6 +124,62 @@ fn instance(inst: PhysAddr) -> (InstLo, u32) {
     (InstLo::new().with_aperture(aperture).with_addr(low), high)
 }
 
+impl Packet {
+    pub(crate) fn bytes(&self) -> [u8; PACKET_BYTES] {
+        let dwords = [
+            self.inst.0.into_bits(),
+            self.inst.1,
+            self.addr.0.into_bits(),
+            self.addr.1,
+            self.time as u32,
+            (self.time >> 32) as u32,
+            self.engine.into_bits(),
+            self.info.into_bits(),
+        ];
+        let mut bytes = [0; PACKET_BYTES];
+        for (out, dword) in bytes.chunks_exact_mut(4).zip(dwords) {
+            out.copy_from_slice(&dword.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Whether both are about the same channel.
+    pub(crate) fn is_of_channel_of(&self, other: &Self) -> bool {
+        self.inst == other.inst
+    }
+
+    pub(crate) fn is_from_hub(&self) -> bool {
+        self.info.mmu_client_type_hub()
+    }
+
+    /// With an instance block beyond all memory.
+    pub(crate) fn of_no_channel(self) -> Self {
+        let inst = (self.inst.0, u32::MAX);
+        Self { inst, ..self }
+    }
+
+    /// With this in the uppermost byte of the address.
+    pub(crate) fn with_addr_top(self, top: u8) -> Self {
+        let high = (self.addr.1 & 0xff_ffff) | (u32::from(top) << 24);
+        let addr = (self.addr.0, high);
+        Self { addr, ..self }
+    }
+
+    pub(crate) fn with_engine(self, id: u16) -> Self {
+        let engine = Engine::new().with_id(id & ENGINE_MASK);
+        Self { engine, ..self }
+    }
+
+    /// With another FAULT_TYPE and REPLAYABLE_FAULT.
+    pub(crate) fn with_type(self, fault_type: u8, replayable: bool) -> Self {
+        let info = self
+            .info
+            .with_fault_type(fault_type)
+            .with_replayable_fault(replayable);
+        Self { info, ..self }
+    }
+}
+
 impl Report<'_> {
     fn info(&self) -> Info {
         let (gpc, client, hub) = match self.client.kind {
@@ -153,25 +217,13 @@ impl Report<'_> {
 
     /// The packet, VALID set in its last byte.
     pub(crate) fn encode(&self) -> Packet {
-        let (inst_lo, inst_hi) = instance(self.space.inst);
         let (addr_lo, addr_hi) = split(self.fault.va.0);
-        let time = clock::now_ns();
-        let dwords = [
-            inst_lo.into_bits(),
-            inst_hi,
-            AddrLo::new().with_addr(addr_lo).into_bits(),
-            addr_hi,
-            time as u32,
-            (time >> 32) as u32,
-            Engine::new()
-                .with_id(self.client.engine_id & ENGINE_MASK)
-                .into_bits(),
-            self.info().into_bits(),
-        ];
-        let mut bytes = [0; PACKET_BYTES];
-        for (out, dword) in bytes.chunks_exact_mut(4).zip(dwords) {
-            out.copy_from_slice(&dword.to_le_bytes());
+        Packet {
+            inst: instance(self.space.inst),
+            addr: (AddrLo::new().with_addr(addr_lo), addr_hi),
+            time: clock::now_ns(),
+            engine: Engine::new().with_id(self.client.engine_id & ENGINE_MASK),
+            info: self.info(),
         }
-        bytes
     }
 }

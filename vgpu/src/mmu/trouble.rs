@@ -31,23 +31,6 @@ pub(crate) struct Trouble {
     past: VecDeque<(Kind, Packet)>,
 }
 
-/// INST of a packet: which channel it is about.
-fn instance(packet: &Packet) -> &[u8] {
-    packet.get(..8).unwrap_or_default()
-}
-
-/// MMU_CLIENT_TYPE, bit 20 of the last dword.
-fn is_from_hub(packet: &Packet) -> bool {
-    packet.get(30).is_some_and(|byte| byte & (1 << 4) != 0)
-}
-
-/// Changes a byte of a packet.
-fn set(packet: &mut Packet, at: usize, value: u8) {
-    if let Some(byte) = packet.get_mut(at) {
-        *byte = value;
-    }
-}
-
 impl Trouble {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
@@ -132,7 +115,7 @@ impl Trouble {
     /// An earlier packet of the same channel and buffer.
     fn stale(&mut self, kind: Kind, packet: &Packet) -> Option<Packet> {
         let same = |(past_kind, past): &&(Kind, Packet)| {
-            *past_kind == kind && instance(past) == instance(packet)
+            *past_kind == kind && past.is_of_channel_of(packet)
         };
         let candidates: Vec<_> = self.past.iter().filter(same).collect();
         let chosen = self.random.choice(candidates)?;
@@ -141,26 +124,23 @@ impl Trouble {
 
     /// A packet that no fault makes: it differs from a good one in a field that rules it out.
     fn nonsense(&mut self, packet: &Packet) -> Packet {
-        let mut wrong = *packet;
         match self.random.u8(..4) {
-            // An instance block beyond all memory.
-            0 => (4..8).for_each(|i| set(&mut wrong, i, 0xff)),
-            // An address of more than 49 bits, which is not what the packet says is wrong with it.
-            1 => set(&mut wrong, 15, 0x80 | self.random.u8(..)),
-            // An engine that does not exist.
-            2 => {
-                set(&mut wrong, 24, 0xff);
-                set(&mut wrong, 25, 0x01);
+            0 => packet.of_no_channel(),
+            // More than 49 bits, which is not what the packet says is wrong with it.
+            1 => packet.with_addr_top(0x80 | self.random.u8(..)),
+            // There is no such engine,
+            2 => packet.with_engine(0x1ff),
+            // ... nor such a fault type.
+            _ => {
+                let any = self.random.u8(..);
+                packet.with_type(0x10 | (any & 0xf), any & 0x80 != 0)
             }
-            // A fault type that is not defined.
-            _ => set(&mut wrong, 28, 0x10 | self.random.u8(..) & 0x9f),
         }
-        wrong
     }
 
     fn remember(&mut self, kind: Kind, packet: &Packet) {
         // A cancelled request ended its channel: a second packet would be about whoever has the instance block by then.
-        let cancelled = kind == Kind::NonReplayable && !is_from_hub(packet);
+        let cancelled = kind == Kind::NonReplayable && !packet.is_from_hub();
         if self.mode.stale_percent == 0 || cancelled {
             return;
         }
