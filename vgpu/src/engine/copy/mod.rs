@@ -245,17 +245,14 @@ impl Worker {
 
     /// What comes after the data.
     fn finish(&mut self, run: &Run, launch: &Launch) -> Result<(), Fault> {
+        // With a flush the semaphore, which is never held back, comes after the data; without one it need not.
         if launch.flush {
             self.unit.flush();
         }
-        if let Some(semaphore) = &launch.semaphore {
-            self.semaphore(run, semaphore)?;
-            // With a flush it comes after the data, without one it need not.
-            if launch.flush {
-                self.unit.flush();
-            }
+        match &launch.semaphore {
+            Some(semaphore) => self.semaphore(run, semaphore),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn semaphore(&mut self, run: &Run, semaphore: &Semaphore) -> Result<(), Fault> {
