@@ -3,23 +3,31 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{ensure, Result};
-use mirage::{lanes, Gpu, Load, Store};
+use anyhow::{ensure, Context, Result};
+use mirage::{lanes, Gpu, Job, Load, Store};
 use nix::sys::mman::MmapAdvise;
 
-use crate::fixture::{Mirror, LIMIT};
+use crate::channels::still_works;
+use crate::fixture::{ensure_eq, Mirror, LIMIT};
+use crate::frozen::{file_blocks, Frozen, FROZEN};
 use crate::harness::{guest_tests, rounds, wait_until};
-use crate::region::{Region, PAGE};
+use crate::kernel::Disk;
+use crate::region::{Region, HUGE, PAGE};
 use crate::sys::fork;
 
 guest_tests![
     a_quiet_process_makes_progress_beside_a_fault_storm in 300,
     distinct_blocks_of_one_process_are_served_side_by_side in 300,
+    a_process_whose_pages_cannot_be_had_holds_up_no_other in 300,
+    a_block_that_is_taken_away_all_the_time_holds_up_no_other in 300,
 ];
 
 /// Faults that a storm may have served for each one of a quiet process: two full batches for each of the workers of its address space, and
 /// what the fault buffer holds.
 const STORM_FAULTS_PER_QUIET_FAULT: u64 = 2 * 4 * 256 + 4096;
+
+/// Workers of an address space (driver/svm/pending.rs).
+const WORKERS: u64 = 4;
 
 /// Pages of the storm: far more than a fault buffer has entries.
 const STORM_PAGES: usize = 8192;
@@ -66,9 +74,84 @@ fn a_quiet_process_makes_progress_beside_a_fault_storm() -> Result<()> {
     Ok(())
 }
 
+/// All workers of one process are held up, and faults wait for them; another process is served meanwhile.
+fn a_process_whose_pages_cannot_be_had_holds_up_no_other() -> Result<()> {
+    const BLOCKS: usize = 12;
+    let (disk, step) = (Disk::new()?, Region::shared(PAGE)?);
+    let (blocked, others) = (file_blocks(&disk, BLOCKS)?, Region::huge_aligned(8 * HUGE)?);
+    let frozen = Frozen::new(&disk)?;
+    let child = fork(|| {
+        let mirror = Mirror::new()?;
+        let job = write_blocks(&mirror, &blocked, WORKERS)?;
+        step.store(0, 1);
+        wait_until(LIMIT, || step.load(0) == 2)?;
+        ensure!(!job.is_done(), "the blocks were served too early");
+        step.store(0, 3);
+        job.wait(LIMIT)?;
+        ensure!((0..BLOCKS).all(|block| blocked.load(block * HUGE) == 7));
+        still_works(&mirror)
+    })?;
+    wait_until(LIMIT, || step.load(0) == 1).context("the child does not begin")?;
+    let mirror = Mirror::new()?;
+    for at in (0..others.len()).step_by(HUGE) {
+        let job = mirror
+            .channel
+            .launch(Store::new(others.lanes(at, PAGE), 5_u64), lanes(64))?;
+        job.wait(FROZEN / 2)
+            .context("the other process holds this one up")?;
+    }
+    step.store(0, 2);
+    wait_until(LIMIT, || step.load(0) == 3)?;
+    frozen.thaw()?;
+    child.join()
+}
+
+/// Has the GPU write to each block, and waits until the driver has begun to serve `count` of them.
+fn write_blocks(mirror: &Mirror, blocks: &Region, count: u64) -> Result<Job> {
+    let before = mirror.counters()?.get("batches");
+    let job = mirror.channel.launch(
+        Store::new(blocks.lanes(0, HUGE), 7_u64),
+        lanes((blocks.len() / HUGE) as u32),
+    )?;
+    let begun = || {
+        let now = mirror.counters();
+        now.is_ok_and(|now| now.get("batches") >= before + count)
+    };
+    wait_until(LIMIT, begun).context("nobody serves the blocks")?;
+    Ok(job)
+}
+
+/// Each block of `others` is written for the first time, and must be served while `busy` is not.
+fn ensure_others_are_served(mirror: &Mirror, others: &Region, busy: &Job) -> Result<()> {
+    let channel = mirror.svm.channel()?;
+    for at in (0..others.len()).step_by(HUGE) {
+        let job = channel.launch(Store::new(others.lanes(at, PAGE), 5_u64), lanes(64))?;
+        job.wait(FROZEN / 2).context("another block is held up")?;
+        ensure_eq!((others.load(at), others.load(at + 63 * PAGE)), (5, 5));
+    }
+    ensure!(!busy.is_done(), "the block was served too early");
+    Ok(())
+}
+
+/// One block is being served, and stays so; all others are served meanwhile.
+fn distinct_blocks_of_one_process_are_served_side_by_side() -> Result<()> {
+    let disk = Disk::new()?;
+    let (blocked, others) = (file_blocks(&disk, 1)?, Region::huge_aligned(8 * HUGE)?);
+    let mirror = Mirror::new()?;
+    // What is allocated while the disk is frozen has room.
+    drop(std::hint::black_box(vec![1_u8; 64 << 10]));
+    let frozen = Frozen::new(&disk)?;
+    let busy = write_blocks(&mirror, &blocked, 1)?;
+    ensure_others_are_served(&mirror, &others, &busy)?;
+    frozen.thaw()?;
+    busy.wait(LIMIT)?;
+    ensure_eq!(blocked.load(0), 7);
+    still_works(&mirror)
+}
+
 /// One thread of the CPU keeps taking a page away, so that its fault is served again and again; another block is
 /// served meanwhile.
-fn distinct_blocks_of_one_process_are_served_side_by_side() -> Result<()> {
+fn a_block_that_is_taken_away_all_the_time_holds_up_no_other() -> Result<()> {
     let mirror = Mirror::new()?;
     let (contended, other) = (
         Region::huge_aligned(2 << 20)?,

@@ -2,6 +2,7 @@
 //! What tests switch on in the kernel: settings, swap, a disk, groups with a limit, kernel files about pages. All of it goes back when dropped.
 
 use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,6 +13,7 @@ use nix::mount::{mount, MsFlags};
 
 use crate::harness::{skip, wait_until};
 use crate::region::{Region, PAGE, WORD};
+use crate::sys;
 
 /// A file of /proc/sys or /sys that has another value for a while.
 #[derive(Debug)]
@@ -168,6 +170,20 @@ impl Disk {
             .open(self.path())?;
         file.set_len(len as u64)?;
         Ok(file)
+    }
+
+    /// Holds up who writes to a page of its files that was clean, until [`Disk::thaw`].
+    pub(crate) fn freeze(&self) -> Result<()> {
+        const FIFREEZE: u64 = 0xc004_5877;
+        let root = File::open(&self.mounted)?;
+        sys::ioctl(root.as_fd(), FIFREEZE, &mut [0; 4]).context("FIFREEZE")
+    }
+
+    /// Lets them go on.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        const FITHAW: u64 = 0xc004_5878;
+        let root = File::open(&self.mounted)?;
+        sys::ioctl(root.as_fd(), FITHAW, &mut [0; 4]).context("FITHAW")
     }
 
     /// Where [`Disk::file`] is.

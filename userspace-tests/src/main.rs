@@ -23,6 +23,7 @@ mod faults;
 mod fences;
 mod files;
 mod fixture;
+mod frozen;
 mod guards;
 mod hard;
 mod harness;
