@@ -252,7 +252,7 @@ def suite_guest_hard():
     Tests that count faults cannot hold there, nor one that names every page that was dirtied: an old packet of a write has its page faulted in for writing.
     """
     others = f"{LARGE}|^leaves::|^allocator::|^writers::gpu_writes_make_their_pages_soft_dirty"
-    return guest("stock", ["mirage-tests", "--less", "2", "--skip", others], "guest-hard", "--vgpu-args", "--hard --seed 1")
+    return guest("stock", ["mirage-tests", "--hard", "--less", "2", "--skip", others], "guest-hard", "--vgpu-args", "--hard --seed 1")
 
 
 def suite_guest_debug():

@@ -14,6 +14,7 @@ mod bind;
 mod channels;
 mod commands;
 mod copy;
+mod counted;
 mod cow;
 mod device;
 mod events;
@@ -85,6 +86,7 @@ const ALL: &[&[Test]] = &[
     permission::TESTS,
     copy::TESTS,
     faults::TESTS,
+    counted::TESTS,
     fairness::TESTS,
     process::TESTS,
     events::TESTS,
@@ -109,6 +111,9 @@ struct Arguments {
     /// Repeat N times less what tests repeat to meet a race.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     less: u64,
+    /// The device is one that is hard to please (docs/vgpu.md): run also the tests of that.
+    #[arg(long)]
+    hard: bool,
     /// Print the names of the tests as igt_runner has them.
     #[arg(long)]
     list_subtests: bool,
@@ -120,14 +125,31 @@ struct Arguments {
     run_apart: Option<String>,
 }
 
+/// Tells the processes of tests that the device is hard to please.
+const HARD: &str = "MIRAGE_TEST_HARD";
+
 /// All tests; those that take the device away come last.
 fn all() -> Vec<Test> {
-    let samples = std::env::var_os("MIRAGE_TEST_SAMPLES").map_or(&[][..], |_| samples::TESTS);
-    [&ALL.concat(), &allocator::tests(), device::TESTS, samples].concat()
+    let only_with = |variable: &str, tests: &'static [Test]| {
+        std::env::var_os(variable).map_or(&[][..], |_| tests)
+    };
+    let samples = only_with("MIRAGE_TEST_SAMPLES", samples::TESTS);
+    let hard = only_with(HARD, counted::hard_device::TESTS);
+    [
+        &ALL.concat(),
+        &allocator::tests(),
+        hard,
+        device::TESTS,
+        samples,
+    ]
+    .concat()
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    if arguments.hard {
+        std::env::set_var(HARD, "1");
+    }
     let all = all();
     if arguments.list_subtests {
         igt::list_subtests(&all);
