@@ -205,7 +205,7 @@ fn the_semaphore_of_a_channel_finishes_no_others_work() -> Result<()> {
     let due = target.channel.state()?.submitted as u32;
     let forge = |value: u32| -> Result<()> {
         mirror.run(
-            Store::new(at.into(), u64::MAX << 32 | u64::from(value)),
+            Store::new(at.into(), (u64::MAX << 32) | u64::from(value)),
             lanes(1),
         )?;
         mirror
