@@ -11,25 +11,34 @@ extern "C" {
 /**
  * DOC: Life of a client
  *
- * A client opens the render node, asks GETPARAM for what it needs to know, reserves a piece of its own address space
- * (for example with mmap(PROT_NONE)) and hands it to SVM_INIT. From then on every pointer of the process is valid
- * on the GPU, except in the reserved piece, which the driver uses for its rings. CHANNEL_ALLOC makes a channel for one kind of
- * engine, EXEC submits push buffers to it, waits for and signals DRM syncobjs. A bad access of the GPU stops its channel; an event on the file
- * (read(2), poll(2)) tells why, CHANNEL_QUERY too, and CHANNEL_RESET makes the channel usable again.
+ * A client opens the render node, asks GETPARAM for what it needs to know, reserves a piece of its
+ * own address space (for example with mmap(PROT_NONE)) and hands it to SVM_INIT. From then on every
+ * pointer of the process is valid on the GPU, except in the reserved piece, which the driver uses
+ * for its rings. CHANNEL_ALLOC makes a channel for one kind of engine, EXEC submits push buffers to
+ * it, waits for and signals DRM syncobjs. A bad access of the GPU stops its channel; an event on
+ * the file (read(2), poll(2)) tells why, CHANNEL_QUERY too, and CHANNEL_RESET makes the channel
+ * usable again.
  *
- * Every ioctl returns -EINVAL for unknown flags or parameters and for padding that is not zero, and -ENODEV when the device is gone.
+ * A reset of the device, for example through sysfs, stops all channels with
+ * DRM_MIRAGE_REASON_RESET; the mirror stays. While it lasts there are no channels to be had:
+ * CHANNEL_ALLOC and CHANNEL_RESET return -EAGAIN, and EXEC -EIO as on any channel that was stopped.
+ *
+ * Every ioctl returns -EINVAL for unknown flags or parameters and for padding that is not zero, and
+ * -ENODEV when the device is gone.
  *
  * DOC: Growth
  *
- * Structures grow at their end only. The DRM core copies as many bytes as the caller's ioctl number says and fills the rest with zeroes, so new
- * fields are such that zero means what was before. Records that are read, and arrays that the driver fills, have their size in
- * the record or in the request. What a driver can do beyond this file's first version is a bit of
+ * Structures grow at their end only. The DRM core copies as many bytes as the caller's ioctl number
+ * says and fills the rest with zeroes, so new fields are such that zero means what was before.
+ * Records that are read, and arrays that the driver fills, have their size in the record or in the
+ * request. What a driver can do beyond this file's first version is a bit of
  * DRM_MIRAGE_PARAM_FEATURES.
  *
  * DOC: 32-bit programs
  *
- * All fields have a fixed size and their natural alignment, also where a 32-bit ABI aligns less, and pointers are __u64: one layout for all, no
- * compat handlers. A 32-bit process has its whole address space, 4 GiB, mirrored.
+ * All fields have a fixed size and their natural alignment, also where a 32-bit ABI aligns less,
+ * and pointers are __u64: one layout for all, no compat handlers. A 32-bit process has its whole
+ * address space, 4 GiB, mirrored.
  */
 
 /** enum drm_mirage_ioctl_id - ioctl numbers, relative to DRM_COMMAND_BASE */
@@ -64,7 +73,9 @@ enum drm_mirage_param {
 	DRM_MIRAGE_PARAM_COMPUTE_CLASS,
 	/** @DRM_MIRAGE_PARAM_CHANNELS_MAX: channels of the device, over all files */
 	DRM_MIRAGE_PARAM_CHANNELS_MAX,
-	/** @DRM_MIRAGE_PARAM_UNMANAGED_ALIGN: alignment, in bytes, of address and size in SVM_INIT */
+	/**
+	 * @DRM_MIRAGE_PARAM_UNMANAGED_ALIGN: alignment, in bytes, of address and size in SVM_INIT
+	 */
 	DRM_MIRAGE_PARAM_UNMANAGED_ALIGN,
 	/** @DRM_MIRAGE_PARAM_UNMANAGED_MIN: smallest unmanaged size, in bytes */
 	DRM_MIRAGE_PARAM_UNMANAGED_MIN,
@@ -78,11 +89,16 @@ enum drm_mirage_param {
 	DRM_MIRAGE_PARAM_COPY_ENGINES,
 	/** @DRM_MIRAGE_PARAM_PUSHES_MAX: most push buffers of one EXEC */
 	DRM_MIRAGE_PARAM_PUSHES_MAX,
-	/** @DRM_MIRAGE_PARAM_SYNCS_MAX: most entries of each of the two arrays of syncobjs of one EXEC */
+	/**
+	 * @DRM_MIRAGE_PARAM_SYNCS_MAX: most entries of each of the two arrays of syncobjs of one
+	 * EXEC
+	 */
 	DRM_MIRAGE_PARAM_SYNCS_MAX,
 	/** @DRM_MIRAGE_PARAM_CHANNELS_PER_FILE: most channels of one file */
 	DRM_MIRAGE_PARAM_CHANNELS_PER_FILE,
-	/** @DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT: time-out of a channel that asks for none, milliseconds */
+	/**
+	 * @DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT: time-out of a channel that asks for none, milliseconds
+	 */
 	DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT,
 	/** @DRM_MIRAGE_PARAM_TIMEOUT_MAX: longest time-out of a channel, milliseconds */
 	DRM_MIRAGE_PARAM_TIMEOUT_MAX,
@@ -92,7 +108,10 @@ enum drm_mirage_param {
 
 /** enum drm_mirage_feature - bits of DRM_MIRAGE_PARAM_FEATURES */
 enum drm_mirage_feature {
-	/** @DRM_MIRAGE_FEATURE_USERFAULTFD: pages that a userfaultfd handler has to supply can be faulted in */
+	/**
+	 * @DRM_MIRAGE_FEATURE_USERFAULTFD: pages that a userfaultfd handler has to supply can be
+	 * faulted in
+	 */
 	DRM_MIRAGE_FEATURE_USERFAULTFD = 1 << 0,
 };
 
@@ -111,11 +130,12 @@ struct drm_mirage_getparam {
 /**
  * struct drm_mirage_svm_init - SVM_INIT
  *
- * Binds the file to the address space of the caller, for the life of the file. Other processes that hold the file may
- * not use it: their ioctls return -EPERM.
+ * Binds the file to the address space of the caller, for the life of the file. Other processes that
+ * hold the file may not use it: their ioctls return -EPERM.
  *
- * Errors: -EINVAL if the range is not aligned to DRM_MIRAGE_PARAM_UNMANAGED_ALIGN, smaller than DRM_MIRAGE_PARAM_UNMANAGED_MIN, starts
- * at 0, overflows or ends above 2^40; -EBUSY if the file is bound already; -ENOMEM.
+ * Errors: -EINVAL if the range is not aligned to DRM_MIRAGE_PARAM_UNMANAGED_ALIGN, smaller than
+ * DRM_MIRAGE_PARAM_UNMANAGED_MIN, starts at 0, overflows or ends above 2^40; -EBUSY if the file is
+ * bound already; -ENOMEM.
  */
 struct drm_mirage_svm_init {
 	/** @unmanaged_addr: first address of the range left to the driver */
@@ -136,20 +156,25 @@ enum drm_mirage_bind_op {
 
 /** enum drm_mirage_bind_flags - flags of SVM_BIND */
 enum drm_mirage_bind_flags {
-	/** @DRM_MIRAGE_BIND_WRITE: make the pages writable, which breaks copy-on-write; without it they are faulted in for reading */
+	/**
+	 * @DRM_MIRAGE_BIND_WRITE: make the pages writable, which breaks copy-on-write; without it
+	 * they are faulted in for reading
+	 */
 	DRM_MIRAGE_BIND_WRITE = 1 << 0,
 };
 
 /**
  * struct drm_mirage_svm_bind - SVM_BIND
  *
- * Goes through the range from its start, in 2 MiB blocks, and stops at the first page that cannot be had. @pages_done tells how far
- * it came, also when an error is returned; calling again with the rest of the range continues.
- * Pages may be taken from the GPU again at any time; they are then faulted in as usual.
+ * Goes through the range from its start, in 2 MiB blocks, and stops at the first page that cannot
+ * be had. @pages_done tells how far it came, also when an error is returned; calling again with the
+ * rest of the range continues. Pages may be taken from the GPU again at any time; they are then
+ * faulted in as usual.
  *
- * Errors: -ENXIO before SVM_INIT; -EINVAL if @va or @size is not a multiple of 4096, @size is 0, the range overflows, or touches
- * the unmanaged range or addresses of 2^47 and above; -EFAULT at a page that an access of the GPU could not have: nothing mapped, no permission, past the end of a file; -EINTR when a signal came;
- * -EAGAIN when the memory changed all the time; -ENOMEM.
+ * Errors: -ENXIO before SVM_INIT; -EINVAL if @va or @size is not a multiple of 4096, @size is 0,
+ * the range overflows, or touches the unmanaged range or addresses of 2^47 and above; -EFAULT at a
+ * page that an access of the GPU could not have: nothing mapped, no permission, past the end of a
+ * file; -EINTR when a signal came; -EAGAIN when the memory changed all the time; -ENOMEM.
  */
 struct drm_mirage_svm_bind {
 	/** @va: first address */
@@ -186,9 +211,15 @@ enum drm_mirage_page_cpu {
 	DRM_MIRAGE_CPU_WRITE = 1 << 1,
 	/** @DRM_MIRAGE_CPU_ZERO: it is the zero page or part of the huge zero page */
 	DRM_MIRAGE_CPU_ZERO = 1 << 2,
-	/** @DRM_MIRAGE_CPU_DEVICE: it is device-private memory of this device; that of other devices reads as absent */
+	/**
+	 * @DRM_MIRAGE_CPU_DEVICE: it is device-private memory of this device; that of other devices
+	 * reads as absent
+	 */
 	DRM_MIRAGE_CPU_DEVICE = 1 << 3,
-	/** @DRM_MIRAGE_CPU_ORDER_SHIFT: bits 15:8: the CPU maps it with an entry of 4096 << order bytes */
+	/**
+	 * @DRM_MIRAGE_CPU_ORDER_SHIFT: bits 15:8: the CPU maps it with an entry of 4096 << order
+	 * bytes
+	 */
 	DRM_MIRAGE_CPU_ORDER_SHIFT = 8,
 };
 
@@ -203,18 +234,23 @@ struct drm_mirage_page {
 /**
  * struct drm_mirage_svm_query - SVM_QUERY
  *
- * Fills in two views of each page of 4 KiB: what the GPU's page tables hold, and what the CPU's hold, seen without faulting anything in. In the range left to the driver the GPU's view is empty. Each view of a page is true at
- * some moment during the call; pages may change meanwhile.
+ * Fills in two views of each page of 4 KiB: what the GPU's page tables hold, and what the CPU's
+ * hold, seen without faulting anything in. In the range left to the driver the GPU's view is empty.
+ * Each view of a page is true at some moment during the call; pages may change meanwhile.
  *
- * Errors: -ENXIO before SVM_INIT; -EINVAL if @va or @size is not a multiple of 4096, @size is 0 or more than DRM_MIRAGE_PARAM_QUERY_PAGES_MAX pages,
- * the range overflows or ends above 2^47; -EFAULT if @pages_ptr cannot be written; -EINTR; -EAGAIN when the memory changed all the time; -ENOMEM.
+ * Errors: -ENXIO before SVM_INIT; -EINVAL if @va or @size is not a multiple of 4096, @size is 0 or
+ * more than DRM_MIRAGE_PARAM_QUERY_PAGES_MAX pages, the range overflows or ends above 2^47; -EFAULT
+ * if @pages_ptr cannot be written; -EINTR; -EAGAIN when the memory changed all the time; -ENOMEM.
  */
 struct drm_mirage_svm_query {
 	/** @va: first address */
 	__u64 va;
 	/** @size: bytes */
 	__u64 size;
-	/** @pages_ptr: user address of an array of struct drm_mirage_page, one for each page of 4 KiB */
+	/**
+	 * @pages_ptr: user address of an array of struct drm_mirage_page, one for each page of 4
+	 * KiB
+	 */
 	__u64 pages_ptr;
 	/** @flags: must be 0 */
 	__u32 flags;
@@ -226,15 +262,19 @@ struct drm_mirage_svm_query {
 enum drm_mirage_engine {
 	/** @DRM_MIRAGE_ENGINE_COMPUTE: the compute engine: DRM_MIRAGE_PARAM_COMPUTE_CLASS */
 	DRM_MIRAGE_ENGINE_COMPUTE = 0,
-	/** @DRM_MIRAGE_ENGINE_COPY: a copy engine, the driver chooses which: DRM_MIRAGE_PARAM_COPY_CLASS */
+	/**
+	 * @DRM_MIRAGE_ENGINE_COPY: a copy engine, the driver chooses which:
+	 * DRM_MIRAGE_PARAM_COPY_CLASS
+	 */
 	DRM_MIRAGE_ENGINE_COPY,
 };
 
 /**
  * struct drm_mirage_channel_alloc - CHANNEL_ALLOC
  *
- * Errors: -ENXIO before SVM_INIT; -EINVAL for an unknown engine or a time-out above DRM_MIRAGE_PARAM_TIMEOUT_MAX; -ENOSPC when the device has no channel left, or the file has
- * DRM_MIRAGE_PARAM_CHANNELS_PER_FILE; -ENOMEM.
+ * Errors: -ENXIO before SVM_INIT; -EINVAL for an unknown engine or a time-out above
+ * DRM_MIRAGE_PARAM_TIMEOUT_MAX; -ENOSPC when the device has no channel left, or the file has
+ * DRM_MIRAGE_PARAM_CHANNELS_PER_FILE; -EAGAIN while the device is being reset; -ENOMEM.
  */
 struct drm_mirage_channel_alloc {
 	/** @flags: must be 0 */
@@ -244,8 +284,8 @@ struct drm_mirage_channel_alloc {
 	/** @engine: one of enum drm_mirage_engine */
 	__u32 engine;
 	/**
-	 * @timeout_ms: the channel is stopped when work of it runs for so many milliseconds without finishing and without having faults served;
-	 * 0: DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT
+	 * @timeout_ms: the channel is stopped when work of it runs for so many milliseconds without
+	 * finishing and without having faults served; 0: DRM_MIRAGE_PARAM_TIMEOUT_DEFAULT
 	 */
 	__u32 timeout_ms;
 };
@@ -253,7 +293,8 @@ struct drm_mirage_channel_alloc {
 /**
  * struct drm_mirage_channel_free - CHANNEL_FREE
  *
- * Stops the channel at once; work that is not finished is abandoned and its syncobjs are signalled with an error.
+ * Stops the channel at once; work that is not finished is abandoned and its syncobjs are signalled
+ * with an error.
  *
  * Errors: -ENOENT for an unknown channel.
  */
@@ -272,7 +313,9 @@ enum drm_mirage_access {
 	DRM_MIRAGE_ACCESS_WRITE,
 	/** @DRM_MIRAGE_ACCESS_ATOMIC: atomic */
 	DRM_MIRAGE_ACCESS_ATOMIC,
-	/** @DRM_MIRAGE_ACCESS_NONE: the channel was stopped by something else than a memory access */
+	/**
+	 * @DRM_MIRAGE_ACCESS_NONE: the channel was stopped by something else than a memory access
+	 */
 	DRM_MIRAGE_ACCESS_NONE,
 };
 
@@ -280,19 +323,34 @@ enum drm_mirage_access {
 enum drm_mirage_reason {
 	/** @DRM_MIRAGE_REASON_NO_VMA: nothing is mapped at the address */
 	DRM_MIRAGE_REASON_NO_VMA = 1,
-	/** @DRM_MIRAGE_REASON_PERMISSION: the mapping does not allow the access, or the kernel does not let devices in */
+	/**
+	 * @DRM_MIRAGE_REASON_PERMISSION: the mapping does not allow the access, or the kernel does
+	 * not let devices in
+	 */
 	DRM_MIRAGE_REASON_PERMISSION,
-	/** @DRM_MIRAGE_REASON_BUS: where the CPU would get SIGBUS: past the end of a file, a memory error */
+	/**
+	 * @DRM_MIRAGE_REASON_BUS: where the CPU would get SIGBUS: past the end of a file, a memory
+	 * error
+	 */
 	DRM_MIRAGE_REASON_BUS,
-	/** @DRM_MIRAGE_REASON_UNMANAGED: the address is in the range left to the driver, or above what the GPU can address */
+	/**
+	 * @DRM_MIRAGE_REASON_UNMANAGED: the address is in the range left to the driver, or above
+	 * what the GPU can address
+	 */
 	DRM_MIRAGE_REASON_UNMANAGED,
 	/** @DRM_MIRAGE_REASON_OUT_OF_MEMORY: no memory to serve the fault, even after retries */
 	DRM_MIRAGE_REASON_OUT_OF_MEMORY,
 	/** @DRM_MIRAGE_REASON_EXITED: the process is exiting */
 	DRM_MIRAGE_REASON_EXITED,
-	/** @DRM_MIRAGE_REASON_METHOD: the push buffer has a method that is unknown, privileged or has bad data; the address is the method */
+	/**
+	 * @DRM_MIRAGE_REASON_METHOD: the push buffer has a method that is unknown, privileged or
+	 * has bad data; the address is the method
+	 */
 	DRM_MIRAGE_REASON_METHOD,
-	/** @DRM_MIRAGE_REASON_DEVICE: the device reported something that the driver does not understand, or hangs */
+	/**
+	 * @DRM_MIRAGE_REASON_DEVICE: the device reported something that the driver does not
+	 * understand, or hangs
+	 */
 	DRM_MIRAGE_REASON_DEVICE,
 	/** @DRM_MIRAGE_REASON_TIMEOUT: the work did not end in the time that the channel allows */
 	DRM_MIRAGE_REASON_TIMEOUT,
@@ -339,9 +397,11 @@ struct drm_mirage_channel_query {
 /**
  * struct drm_mirage_channel_reset - CHANNEL_RESET
  *
- * Makes a channel that was stopped usable again, with an empty queue. Does nothing to one that is usable.
+ * Makes a channel that was stopped usable again, with an empty queue. Does nothing to one that is
+ * usable.
  *
- * Errors: -ENOENT for an unknown channel; -ENODEV; -ENOMEM.
+ * Errors: -ENOENT for an unknown channel; -EAGAIN while the device is being reset; -ENODEV;
+ * -ENOMEM.
  */
 struct drm_mirage_channel_reset {
 	/** @channel: handle from CHANNEL_ALLOC */
@@ -381,14 +441,20 @@ struct drm_mirage_sync {
 /**
  * struct drm_mirage_exec - EXEC
  *
- * Copies push buffers and queues them on the channel; returns without waiting for the syncobjs of @wait_ptr. Work of one channel runs in order. It runs when
- * all fences of @wait_ptr are signalled, with or without an error; the syncobjs of @sig_ptr get a fence that signals when the work is finished, or with an
- * error when the channel was stopped (-EIO), freed (-ECANCELED) or lost with the device (-ENODEV). Either everything of an EXEC is accepted or, with an
- * error, nothing. The caller may reuse push buffers and arrays when the call returns. Without push buffers nothing runs, but the fences are passed on.
+ * Copies push buffers and queues them on the channel; returns without waiting for the syncobjs of
+ * @wait_ptr. Work of one channel runs in order. It runs when all fences of @wait_ptr are signalled,
+ * with or without an error; the syncobjs of @sig_ptr get a fence that signals when the work is
+ * finished, or with an error when the channel was stopped (-EIO), freed (-ECANCELED) or lost with
+ * the device (-ENODEV). Either everything of an EXEC is accepted or, with an error, nothing. The
+ * caller may reuse push buffers and arrays when the call returns. Without push buffers nothing
+ * runs, but the fences are passed on.
  *
- * Errors: -ENOENT for an unknown channel or syncobj; -EINVAL if there are more push buffers or syncobjs than DRM_MIRAGE_PARAM_PUSHES_MAX and
- * DRM_MIRAGE_PARAM_SYNCS_MAX, a size is 0 or not a multiple of 4, all sizes together are above DRM_MIRAGE_PARAM_PUSH_MAX, a push buffer is not a sequence of whole methods, a sync is malformed, a timeline point is
- * not above the last one, or a syncobj to wait for has no fence yet; -EFAULT if memory cannot be read; -EIO if the channel was stopped; -EINTR when a signal came while the queue was full; -ENOMEM.
+ * Errors: -ENOENT for an unknown channel or syncobj; -EINVAL if there are more push buffers or
+ * syncobjs than DRM_MIRAGE_PARAM_PUSHES_MAX and DRM_MIRAGE_PARAM_SYNCS_MAX, a size is 0 or not a
+ * multiple of 4, all sizes together are above DRM_MIRAGE_PARAM_PUSH_MAX, a push buffer is not a
+ * sequence of whole methods, a sync is malformed, a timeline point is not above the last one, or a
+ * syncobj to wait for has no fence yet; -EFAULT if memory cannot be read; -EIO if the channel was
+ * stopped; -EINTR when a signal came while the queue was full; -ENOMEM.
  */
 struct drm_mirage_exec {
 	/** @channel: handle from CHANNEL_ALLOC */
@@ -411,7 +477,10 @@ struct drm_mirage_exec {
 	__u32 pad;
 };
 
-/** enum drm_mirage_event_type - events that read(2) on the file returns, each beginning with struct drm_event */
+/**
+ * enum drm_mirage_event_type - events that read(2) on the file returns, each beginning with struct
+ * drm_event
+ */
 enum drm_mirage_event_type {
 	/** @DRM_MIRAGE_EVENT_FAULT: struct drm_mirage_event_fault */
 	DRM_MIRAGE_EVENT_FAULT = 0x80000000,
@@ -420,7 +489,8 @@ enum drm_mirage_event_type {
 /**
  * struct drm_mirage_event_fault - a channel was stopped
  *
- * The event is there before the fences of the channel signal. When 4096 bytes of events wait, or there is no memory, further ones are dropped and counted.
+ * The event is there before the fences of the channel signal. When 4096 bytes of events wait, or
+ * there is no memory, further ones are dropped and counted.
  */
 struct drm_mirage_event_fault {
 	/** @base: type and length of the record */

@@ -96,7 +96,7 @@ impl ChannelBuilder {
     /// Makes the channel.
     ///
     /// Errors: [`Error::Ioctl`] with ENOSPC when the device or this file has no channel left, EINVAL when the time-out is longer than
-    /// [`Limits::timeout_max`](crate::Limits::timeout_max).
+    /// [`Limits::timeout_max`](crate::Limits::timeout_max), EAGAIN while the device is being reset.
     pub fn build(self) -> Result<Channel> {
         let milliseconds = |timeout: Duration| timeout.as_nanos().div_ceil(1_000_000).max(1);
         let timeout = self.timeout.map_or(0, milliseconds);
@@ -177,6 +177,8 @@ impl Channel {
     }
 
     /// Makes a channel that was stopped usable again, with an empty queue. Does nothing to one that is usable.
+    ///
+    /// Errors: [`Error::Ioctl`] with EAGAIN while the device is being reset: try again.
     pub fn reset(&self) -> Result<()> {
         let args = ChannelReset {
             channel: self.handle,

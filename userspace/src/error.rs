@@ -153,6 +153,9 @@ fn hint(ioctl: &str, errno: Errno) -> &'static str {
         ("CHANNEL_ALLOC", Errno::ENOSPC) => {
             " (all channels of the device or of this file are taken, see Gpu::limits: free one)"
         }
+        ("CHANNEL_ALLOC" | "CHANNEL_RESET", Errno::EAGAIN) => {
+            " (the device is being reset: try again in a moment)"
+        }
         ("CHANNEL_ALLOC", Errno::EINVAL) => " (the time-out is longer than Gpu::limits allows)",
         ("SVM_QUERY", Errno::EINVAL) => " (no process has such addresses)",
         _ => "",
@@ -196,6 +199,12 @@ mod tests {
         }
         .to_string();
         assert!(text.contains("Channel::reset"), "{text}");
+        let text = Error::Ioctl {
+            ioctl: "CHANNEL_RESET",
+            errno: Errno::EAGAIN,
+        }
+        .to_string();
+        assert!(text.contains("being reset"), "{text}");
         let text = Error::WrongEngine {
             engine: Engine::Compute,
             needed: Engine::Copy,
