@@ -27,6 +27,7 @@ const REGISTERS: [u64; 20] = [
 const ENABLE: u32 = 1 << 31;
 
 fn moody(input: &mut Input<'_>) -> Config {
+    let mood = input.last_u8();
     let mut percent = || input.u8() % 101;
     let (duplicate, stale, nonsense) = (percent(), percent(), percent());
     let (spurious, lost, late) = (percent(), percent(), percent());
@@ -41,7 +42,7 @@ fn moody(input: &mut Input<'_>) -> Config {
             spurious_percent: spurious,
             lost_percent: lost,
         },
-        ..config()
+        ..config(mood)
     }
 }
 

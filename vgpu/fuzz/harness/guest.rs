@@ -4,9 +4,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mirage_vgpu::bus::{Bus, BusAddr, InterruptSink, PhysAddr, VramOffset};
-use mirage_vgpu::config::Config;
+use mirage_vgpu::config::{Config, LateAcks, LateWrites};
 use mirage_vgpu::gpu::Gpu;
 use mirage_vgpu::memory::{Memory, RamRegion, Rights};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
@@ -98,11 +99,19 @@ impl Guest {
     }
 }
 
-/// A configuration of few threads.
-pub(crate) fn config() -> Config {
+/// A configuration of few threads, late with stores (bit 0) and with acks (bit 1).
+pub(crate) fn config(mood: u8) -> Config {
     Config {
         sms: 2,
         fault_buffer_entries: 16,
+        late_writes: (mood & 1 != 0).then_some(LateWrites {
+            percent: 50,
+            depth: 8,
+            window: Duration::from_millis(1),
+        }),
+        late_acks: (mood & 2 != 0).then_some(LateAcks {
+            most: Duration::from_micros(50),
+        }),
         ..Config::default()
     }
 }

@@ -18,6 +18,15 @@ impl Input<'_> {
         out
     }
 
+    /// A byte from the end: what is chosen there leaves the meaning of the bytes before as it is.
+    pub(crate) fn last_u8(&mut self) -> u8 {
+        let Some((last, rest)) = self.0.split_last() else {
+            return 0;
+        };
+        self.0 = rest;
+        *last
+    }
+
     pub(crate) fn u8(&mut self) -> u8 {
         self.bytes::<1>()[0]
     }

@@ -88,7 +88,7 @@ pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let guest = Guest::new();
     let counters = Arc::new(Counters::default());
-    let config = config();
+    let config = config(input.last_u8());
     let intr = Arc::new(InterruptTree::new(Guest::sink(), counters.clone(), &config));
     let bus: Arc<dyn Bus> = guest.memory.clone();
     let mmu = Mmu::new(bus, intr, counters, &config).unwrap();

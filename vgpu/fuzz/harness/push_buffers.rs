@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use mirage_vgpu::gpu::Gpu;
 
-use super::guest::{config, read, vid, write, Guest, PAGE};
+use super::guest::{config, read, sys, vid, write, Guest, PAGE};
 use super::input::Input;
 
 /// How long an input may work before it is ended.
 const WORK: Duration = Duration::from_millis(4);
-/// GPU virtual pages that map themselves; the last ones of the 2 MiB are not mapped.
+/// GPU virtual pages that map themselves in VRAM; those behind them are in RAM, and the last ones of the 2 MiB are not mapped.
+const IN_VRAM: u64 = 112;
 const MAPPED: u64 = 128;
 const INSTANCE: u64 = 0x2_0000;
 const USERD: u64 = 0x2_1000;
@@ -20,6 +21,10 @@ const RING: u64 = 0x1_0000;
 const PUSH: u64 = 0x3_0000;
 const PUSH_BYTES: u64 = 0x1_0000;
 const BUSY: u32 = 1 << 28;
+const PREEMPT: u32 = 0x2634;
+const PMC_ENABLE: u32 = 0x200;
+/// Of PMC_ENABLE: PFIFO, PGRAPH and the copy engines.
+const ENGINE_BITS: [u32; 4] = [8, 12, 6, 7];
 
 /// Classes that SET_OBJECT may name, with a subchannel for each.
 const CLASSES: [(u32, u32); 3] = [(1, 0xfec0), (4, 0xc3b5), (2, 0x1234)];
@@ -49,9 +54,14 @@ impl Setup<'_> {
         for (entry, table) in directories {
             self.guest.put_u64(vid(entry), (table >> 4) | (1 << 1));
         }
-        for page in 0..MAPPED {
+        for page in 0..IN_VRAM {
             self.guest
                 .put_u64(vid(0x5000 + 8 * page), ((page * PAGE) >> 4) | 1);
+        }
+        for page in IN_VRAM..MAPPED {
+            let at = sys((page - IN_VRAM) * PAGE);
+            self.guest
+                .put_u64(vid(0x5000 + 8 * page), (at.addr >> 4) | (2 << 1) | 1);
         }
         for (buffer, at) in [(0, 0x8000), (0x14, 0x9000)] {
             write(self.gpu, 0x100e24 + buffer, at | 1);
@@ -134,6 +144,46 @@ fn header(subchannel: u32, method: u32) -> u32 {
     (1 << 29) | (1 << 16) | (subchannel << 13) | (method >> 2)
 }
 
+/// What happens while the work goes on.
+struct Disturbance {
+    action: u8,
+    after: Duration,
+}
+
+impl Disturbance {
+    /// Up to eight, from the input's end.
+    fn all(input: &mut Input<'_>, mood: u8) -> Vec<Self> {
+        let one = |_| Self {
+            action: input.last_u8(),
+            after: Duration::from_micros(u64::from(input.last_u8()) * 2),
+        };
+        (0..(mood >> 4).min(8)).map(one).collect()
+    }
+
+    fn happen(&self, guest: &Guest, gpu: &Gpu) {
+        thread::sleep(self.after);
+        match self.action % 8 {
+            0 => guest.unplug(),
+            1 => guest.plug(),
+            2 => guest.memory.set_bus_master(false),
+            3 => guest.memory.set_bus_master(true),
+            4 => write(gpu, PREEMPT, 0),
+            5 => write(
+                gpu,
+                PMC_ENABLE,
+                !(1 << ENGINE_BITS[usize::from(self.action >> 3) % 4]),
+            ),
+            6 => write(gpu, PMC_ENABLE, u32::MAX),
+            _ => {
+                // The kill sequence, without its wait, and back.
+                write(gpu, 0x80_0004, 1 << 11);
+                write(gpu, PREEMPT, 0);
+                write(gpu, 0x80_0004, 1 << 10);
+            }
+        }
+    }
+}
+
 /// Waits for the end of the work, for a while, and takes all interrupts that it makes.
 fn let_work(gpu: &Gpu) {
     let start = Instant::now();
@@ -148,7 +198,9 @@ fn let_work(gpu: &Gpu) {
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let guest = Guest::new();
-    let gpu = guest.gpu(&config());
+    let mood = input.last_u8();
+    let disturbances = Disturbance::all(&mut input, mood);
+    let gpu = guest.gpu(&config(mood));
     let setup = Setup {
         guest: &guest,
         gpu: &gpu,
@@ -169,6 +221,12 @@ pub(crate) fn run(data: &[u8]) {
     };
     guest.put_u64(vid(USERD + 0x88), put << 32);
     write(&gpu, 0x81_0090, 0);
+    for disturbance in disturbances {
+        disturbance.happen(&guest, &gpu);
+    }
+    write(&gpu, PMC_ENABLE, u32::MAX);
+    guest.plug();
+    guest.memory.set_bus_master(true);
     let_work(&gpu);
     // A fault of host or of a copy engine is tried again, one of an SM is cancelled.
     write(&gpu, 0x80_0004, (1 << 22) | (1 << 23));

@@ -8,7 +8,7 @@ use super::input::Input;
 
 /// First registers of the blocks that the device models.
 const BLOCKS: [u32; 24] = [
-    0x000000, 0x000100, 0x000140, 0x000160, 0x000180, 0x000200, 0x001700, 0x002100, 0x002254,
+    0x000000, 0x000100, 0x409b00, 0x000160, 0x000180, 0x000200, 0x001700, 0x002100, 0x00254c,
     0x002270, 0x002630, 0x040080, 0x040108, 0x100a20, 0x100c80, 0x100cb0, 0x100e24, 0x100e64,
     0x104400, 0x400100, 0x400700, 0x700000, 0x800000, 0x810080,
 ];
@@ -27,7 +27,7 @@ fn offset(input: &mut Input<'_>) -> u64 {
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let guest = Guest::new();
-    let gpu = guest.gpu(&config());
+    let gpu = guest.gpu(&config(input.last_u8()));
     let mut space = ConfigSpace::new(VRAM);
     for _ in 0..MOST {
         if input.is_empty() {
