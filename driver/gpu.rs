@@ -36,10 +36,12 @@ use kernel::{
     workqueue::{DelayedWork, Work, WorkItem},
 };
 
+mod gate;
 mod intr;
 mod reset;
 mod watchdog;
 
+use gate::Gate;
 use intr::disarm;
 
 /// Work items of a [`Gpu`], one per interrupt tree.
@@ -105,6 +107,9 @@ pub(crate) struct Gpu {
     lost: Atomic<bool>,
     /// While the device is being reset.
     resetting: Atomic<bool>,
+    /// Closed while the device is being reset.
+    #[pin]
+    pub(crate) gate: Gate,
     /// Runs what signals fences: interrupts, finished work, the watchdog. Nothing in it waits for memory or for a program.
     pub(crate) queue: OwnedQueue,
     /// Runs the service of faults, which may wait for programs.
@@ -186,6 +191,7 @@ impl Gpu {
                 runlists <- new_mutex!(runlists, "mirage::runlists"),
                 lost: Atomic::new(false),
                 resetting: Atomic::new(false),
+                gate <- Gate::new(),
                 queue,
                 service,
                 stall_work <- new_work!("mirage::stall"),
@@ -322,10 +328,15 @@ impl Gpu {
         if self.is_lost() {
             return Err(ENODEV);
         }
-        if self.resetting.load(Relaxed) {
+        if self.is_resetting() {
             return Err(EAGAIN);
         }
         Ok(())
+    }
+
+    /// Whether the device is being reset. Set before update locks are taken to empty the page tables.
+    pub(crate) fn is_resetting(&self) -> bool {
+        self.resetting.load(Relaxed)
     }
 
     /// Whether the device is stopped or gone.

@@ -22,6 +22,7 @@ use crate::vram::VramOffset;
 use kernel::{bitfield, prelude::*};
 
 pub(crate) mod block;
+pub(crate) mod shadow;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 
@@ -179,14 +180,10 @@ impl PdeBig {
     }
 }
 
-/// Memory that holds page tables.
+/// Memory that the device reads page tables from. The driver only writes it.
 pub(crate) trait TableMem {
-    /// Reads an entry; all ones when the device is gone.
-    fn read(&self, at: VramOffset) -> u64;
     /// Writes an entry; lost when the device is gone.
     fn write(&self, at: VramOffset, value: u64);
-    /// Reads entries that follow one another.
-    fn read_run(&self, at: VramOffset, entries: &mut [u64]);
     /// Writes entries that follow one another, each at once.
     fn write_run(&self, at: VramOffset, entries: &[u64]);
     /// Orders the writes before against the writes after, as the device sees them.

@@ -37,6 +37,7 @@
 //! * **Leaf**: an entry that maps memory: 2 MiB, 64 KiB or 4 KiB.
 //! * **PDE, PTE**: page-directory entry, page-table entry; **PDB**: page-directory base.
 //! * **Region**: piece of an address space with a notifier of its own.
+//! * **Shadow**: the copy in system memory of page tables that were written to device memory.
 //! * **Unmanaged range**: addresses that the process leaves to the driver, for rings.
 //! * **USERD**: memory of a channel with its ring pointers.
 //!
@@ -46,7 +47,7 @@
 //!
 //! 1. `MirageFile::mirror`: one ioctl binds the file. `Svm::closing`: while an address space ends.
 //! 2. `Gpu::faults`: while packets are read and faults are queued.
-//! 3. The scratch memory of a worker ([`svm`]): while it serves faults.
+//! 3. The scratch memory of a worker ([`svm`]): while it serves faults. Then `Gpu::gate`, which counts those who may write device memory.
 //! 4. `Gpu::channels`: nothing is allocated under it, because fences signal by way of it. Finding a channel does not nest.
 //! 5. `Gpu::svms`: memory is allocated under it.
 //! 6. `Channel::state`: stopping a channel waits for the hardware under it, and fences signal, whose locks are the last of all.

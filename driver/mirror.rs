@@ -13,6 +13,7 @@ use crate::{
     gpu::Gpu,
     gpu_pt::{
         block::{Block, BlockTables, Stale},
+        shadow::Shadow,
         Access, LeafSize, BIG_PAGES, BIG_TABLE_SIZE, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT,
     },
     kapi::{
@@ -22,7 +23,7 @@ use crate::{
         trace,
     },
     tlb::{CacheLevel, Scope, TlbGuard},
-    vram::{VramOffset, VramPage},
+    vram::{Vram, VramOffset, VramPage},
 };
 use core::ops::Range;
 use kernel::{
@@ -92,6 +93,23 @@ pub(crate) struct BlockArray {
     blocks: KBox<[Option<BlockSlot>; REGION_BLOCKS]>,
 }
 
+/// Memory that a block needs before something is mapped in it.
+pub(crate) struct BlockMemory {
+    /// For 512 PTEs of 4 KiB.
+    small: VramPage,
+    shadow: Shadow,
+}
+
+impl BlockMemory {
+    /// Allocates it.
+    pub(crate) fn new(vram: &Vram) -> Result<Self> {
+        Ok(Self {
+            small: vram.alloc_page()?,
+            shadow: Shadow::new()?,
+        })
+    }
+}
+
 struct BlockSlot {
     block: Block,
     // Freed after `block`, whose PDE0 points to it.
@@ -114,18 +132,19 @@ impl BlockArray {
         matches!(self.blocks.get(index), Some(Some(_)))
     }
 
-    /// Gives block `index` its table of 4 KiB PTEs; a table that it has already is kept, and `small` returned.
-    pub(crate) fn reserve(&mut self, index: usize, small: VramPage) -> Option<VramPage> {
+    /// Gives block `index` its memory; what it has already is kept, and `memory` returned.
+    pub(crate) fn reserve(&mut self, index: usize, memory: BlockMemory) -> Option<BlockMemory> {
         let Some(slot @ None) = self.blocks.get_mut(index) else {
-            return Some(small);
+            return Some(memory);
         };
+        let BlockMemory { small, shadow } = memory;
         let tables = BlockTables {
             pde0: self.pde0.add(index as u64 * 16),
             big: self.big.offset().add(index as u64 * BIG_TABLE_SIZE),
             small: small.offset(),
         };
         *slot = Some(BlockSlot {
-            block: Block::new(tables),
+            block: Block::new(tables, shadow),
             _small: small,
         });
         None
@@ -208,9 +227,7 @@ impl RegionState {
 
     /// What the GPU may do with a page of a block, if it is mapped, and by a leaf of which size.
     pub(crate) fn leaf(&mut self, block: usize, page: usize) -> Option<(Access, LeafSize)> {
-        let vram = &self.gpu.vram;
-        let block = self.tables.block(block).filter(|_| page < BLOCK_PAGES)?;
-        block.lookup(vram, page)
+        self.tables.block(block)?.lookup(page)
     }
 
     /// Whether the GPU has what `need` says for a page already.
@@ -228,12 +245,13 @@ impl RegionState {
     /// # Errors
     ///
     /// `ENOMEM`: a page could not be DMA-mapped; pages before it may be mapped. `EPERM`: a needed page is not for devices. `EBUSY`: the
-    /// region was given up meanwhile.
+    /// region was given up meanwhile, or the device is being reset.
     pub(crate) fn map(&mut self, window: Window<'_>, pages: MirroredPages<'_>) -> Result<Mapped> {
-        if self.unlinked {
+        let gpu = &self.gpu;
+        // What is written while the device is being reset is lost.
+        if self.unlinked || gpu.is_resetting() {
             return Err(EBUSY);
         }
-        let gpu = &self.gpu;
         let block = self.tables.block(window.block).ok_or(ENOENT)?;
         let Window { first, needs, .. } = window;
         let scratch = window.scratch.get_mut(..needs.len()).ok_or(EINVAL)?;

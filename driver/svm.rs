@@ -172,6 +172,7 @@ impl Svm {
         unmanaged: Range<u64>,
         client: Client,
     ) -> Result<Arc<Self>> {
+        let _inside = gpu.gate.enter();
         let space = Space::new(&gpu.vram, unmanaged.start, client.id)?;
         let svm = Arc::pin_init(
             try_pin_init!(Self {
@@ -223,8 +224,11 @@ impl Svm {
         let channels = self
             .gpu
             .remove_channels(|channel| Arc::ptr_eq(channel.svm(), self));
-        for channel in channels.into_iter().flatten() {
-            channel.release();
+        {
+            let _inside = self.gpu.gate.enter();
+            for channel in channels.into_iter().flatten() {
+                channel.release();
+            }
         }
         // After this nothing queues work for us any more, and none runs. Work of other address spaces is not waited for.
         self.gpu.flush_faults();
@@ -246,6 +250,7 @@ impl Svm {
     /// Gives back every mapping and all device memory.
     fn detach(&self) {
         self.pending.lock().clear();
+        let _inside = self.gpu.gate.enter();
         let space = self.space.lock().take();
         let Some(space) = space else { return };
         space.detach_regions(&self.gpu.vram);
@@ -258,8 +263,16 @@ impl Svm {
         self.gpu.tlb_invalidate(&all);
     }
 
+    /// Takes every mapping of the process's memory away, because the device is about to be reset.
+    pub(crate) fn unmap_all(&self) {
+        if let Some(space) = &*self.space.lock() {
+            space.unmap_all();
+        }
+    }
+
     /// Makes a channel; returns its handle.
     pub(crate) fn channel_alloc(self: &Arc<Self>, config: ChannelConfig) -> Result<u32> {
+        let _inside = self.gpu.gate.enter();
         self.gpu.check_usable()?;
         let slot = Slot::take(config.engine, self)?;
         let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
@@ -275,6 +288,7 @@ impl Svm {
     /// Ends a channel.
     pub(crate) fn channel_free(self: &Arc<Self>, handle: u32) -> Result {
         let channel = self.channel(handle)?;
+        let _inside = self.gpu.gate.enter();
         let removed = self
             .gpu
             .remove_channels(|other| core::ptr::eq(other, &*channel));

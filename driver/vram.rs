@@ -105,25 +105,9 @@ impl Vram {
 }
 
 impl TableMem for Vram {
-    fn read(&self, at: VramOffset) -> u64 {
-        usize::try_from(at.0)
-            .map_err(Error::from)
-            .and_then(|off| self.window.read64(off))
-            .unwrap_or(u64::MAX)
-    }
-
     fn write(&self, at: VramOffset, value: u64) {
         // A write past the end cannot happen (the allocator knows the size); one to a device that is gone may be lost.
         let _ = usize::try_from(at.0).map(|off| self.window.write64(off, value));
-    }
-
-    fn read_run(&self, at: VramOffset, entries: &mut [u64]) {
-        let read = usize::try_from(at.0)
-            .map_err(Error::from)
-            .and_then(|off| self.window.read64s(off, entries));
-        if read.is_err() {
-            entries.fill(u64::MAX);
-        }
     }
 
     fn write_run(&self, at: VramOffset, entries: &[u64]) {

@@ -118,6 +118,7 @@ impl Channel {
     ///
     /// `ENODEV`: the device is gone, or the channel was freed meanwhile. `EAGAIN`: the device is being reset.
     pub(crate) fn reset(&self) -> Result {
+        let _inside = self.gpu.gate.enter();
         let mut state = self.state.lock();
         match state.error {
             None => return Ok(()),

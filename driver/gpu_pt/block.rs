@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The page tables of one 2 MiB block: a PDE0 and the two tables that it may point to.
+//!
+//! The driver reads only its own copy of what it has written ([`super::shadow`]).
 
-use super::{Access, LeafSize, Pde, PdeBig, Pte, TableMem, BIG_PAGES, BLOCK_PAGES, PAGE_SHIFT};
+use super::{
+    shadow::Shadow, Access, LeafSize, Pde, PdeBig, Pte, TableMem, BIG_PAGES, BLOCK_PAGES,
+    PAGE_SHIFT,
+};
 use crate::vram::VramOffset;
 use core::ops::Range;
 use kernel::prelude::*;
@@ -46,6 +51,7 @@ pub(crate) enum Stale {
 /// The page tables of one 2 MiB block.
 pub(crate) struct Block {
     tables: BlockTables,
+    shadow: Shadow,
     form: Form,
     /// 4 KiB pages that are mapped.
     mapped: usize,
@@ -66,9 +72,10 @@ pub(crate) struct Leaf {
 
 impl Block {
     /// A block whose tables are all zero.
-    pub(crate) fn new(tables: BlockTables) -> Self {
+    pub(crate) fn new(tables: BlockTables, shadow: Shadow) -> Self {
         Self {
             tables,
+            shadow,
             form: Form::Empty,
             mapped: 0,
             splits: 0,
@@ -86,16 +93,16 @@ impl Block {
     }
 
     /// What the GPU may do with `page`, if it is mapped, and the leaf that says so.
-    pub(crate) fn lookup(&self, mem: &impl TableMem, page: usize) -> Option<(Access, LeafSize)> {
+    pub(crate) fn lookup(&self, page: usize) -> Option<(Access, LeafSize)> {
         let (pte, size) = match self.form {
             Form::Empty | Form::HugeRetired => return None,
-            Form::Huge => (Pte::from_raw(mem.read(self.tables.pde0)), LeafSize::Huge),
+            Form::Huge => (self.shadow.huge, LeafSize::Huge),
             Form::Tables => {
-                let big = self.big_pte(mem, page);
+                let big = self.shadow.big(page);
                 if big.valid() {
                     (big, LeafSize::Big)
                 } else {
-                    (self.small_pte(mem, page), LeafSize::Small)
+                    (self.shadow.small(page), LeafSize::Small)
                 }
             }
         };
@@ -113,7 +120,7 @@ impl Block {
             return Err(EINVAL);
         }
         if self.mapped != 0
-            && (leaf.page..leaf.page + pages).any(|page| self.lookup(mem, page).is_some())
+            && (leaf.page..leaf.page + pages).any(|page| self.lookup(page).is_some())
         {
             return Err(EEXIST);
         }
@@ -121,12 +128,12 @@ impl Block {
             LeafSize::Huge => self.map_huge(mem, leaf.pte),
             LeafSize::Big => {
                 let stale = self.link_tables(mem)?;
-                mem.write(self.big_at(leaf.page), leaf.pte.into_raw());
+                self.set_big(mem, leaf.page, leaf.pte);
                 stale
             }
             LeafSize::Small => {
                 let stale = self.link_tables(mem)?;
-                mem.write(self.small_at(leaf.page), leaf.pte.into_raw());
+                self.update_small(mem, leaf.page..leaf.page + 1, |_| Some(leaf.pte));
                 stale
             }
         };
@@ -145,23 +152,17 @@ impl Block {
         page: usize,
         whole: bool,
     ) -> Result<Stale> {
-        let (_, size) = self.lookup(mem, page).ok_or(ENOENT)?;
+        let (_, size) = self.lookup(page).ok_or(ENOENT)?;
         let mut stale = Stale::Pte;
         if !whole {
             stale = stale.max(self.split_around(mem, page..page + 1)?);
         }
-        let at = match (size, whole) {
-            (LeafSize::Huge, true) => self.tables.pde0,
-            (LeafSize::Big, true) => self.big_at(page),
-            _ => self.small_at(page),
-        };
-        let pte = Pte::from_raw(mem.read(at));
-        mem.write(
-            at,
-            pte.with_read_only(false)
-                .with_atomic_disable(false)
-                .into_raw(),
-        );
+        let writable = |pte: Pte| pte.with_read_only(false).with_atomic_disable(false);
+        match (size, whole) {
+            (LeafSize::Huge, true) => self.set_huge(mem, writable(self.shadow.huge)),
+            (LeafSize::Big, true) => self.set_big(mem, page, writable(self.shadow.big(page))),
+            _ => drop(self.update_small(mem, page..page + 1, |pte| Some(writable(pte)))),
+        }
         Ok(stale)
     }
 
@@ -178,8 +179,7 @@ impl Block {
             return Ok(Retired::default());
         }
         if self.form == Form::Huge && pages.len() == BLOCK_PAGES {
-            let pte = Pte::from_raw(mem.read(self.tables.pde0));
-            mem.write(self.tables.pde0, pte.retired().into_raw());
+            self.set_huge(mem, self.shadow.huge.retired());
             self.form = Form::HugeRetired;
             self.mapped = 0;
             return Ok(Retired {
@@ -190,10 +190,10 @@ impl Block {
         let split = self.split_around(mem, pages.clone())?;
         let mut retired = 0;
         for group in groups(pages) {
-            let big = self.big_pte(mem, group.start);
+            let big = self.shadow.big(group.start);
             if big.valid() {
                 // Not in part: that was split.
-                mem.write(self.big_at(group.start), big.retired().into_raw());
+                self.set_big(mem, group.start, big.retired());
                 retired += BIG_PAGES;
                 continue;
             }
@@ -221,16 +221,16 @@ impl Block {
         match self.form {
             Form::Empty | Form::Huge => (),
             Form::HugeRetired => {
-                let pte = Pte::from_raw(mem.read(self.tables.pde0));
-                mem.write(self.tables.pde0, 0);
+                let pte = self.shadow.huge;
+                self.set_huge(mem, Pte::zeroed());
                 self.form = Form::Empty;
                 each_page(pte, BLOCK_PAGES, &mut f);
             }
             Form::Tables => {
                 for group in groups(pages) {
-                    let big = self.big_pte(mem, group.start);
+                    let big = self.shadow.big(group.start);
                     if big.is_retired() {
-                        mem.write(self.big_at(group.start), 0);
+                        self.set_big(mem, group.start, Pte::zeroed());
                         each_page(big, BIG_PAGES, &mut f);
                     }
                     self.update_small(mem, group, |pte| {
@@ -253,16 +253,15 @@ impl Block {
 
     /// Writes what `f` makes of the 4 KiB PTEs of `pages`, all in one group. Returns how many it changed.
     fn update_small(
-        &self,
+        &mut self,
         mem: &impl TableMem,
         pages: Range<usize>,
         mut f: impl FnMut(Pte) -> Option<Pte>,
     ) -> usize {
-        let mut entries = [0; BIG_PAGES];
-        let Some(entries) = entries.get_mut(..pages.len()) else {
+        let at = self.small_at(pages.start);
+        let Some(entries) = self.shadow.smalls(pages) else {
             return 0;
         };
-        mem.read_run(self.small_at(pages.start), entries);
         let mut changed = 0;
         for entry in entries.iter_mut() {
             if let Some(pte) = f(Pte::from_raw(*entry)) {
@@ -271,7 +270,7 @@ impl Block {
             }
         }
         if changed != 0 {
-            mem.write_run(self.small_at(pages.start), entries);
+            mem.write_run(at, entries);
         }
         changed
     }
@@ -282,7 +281,7 @@ impl Block {
         } else {
             Stale::Nothing
         };
-        mem.write(self.tables.pde0, pte.into_raw());
+        self.set_huge(mem, pte);
         mem.barrier();
         mem.write(self.tables.pde0.add(8), 0);
         self.form = Form::Huge;
@@ -312,8 +311,7 @@ impl Block {
     /// Splits leaves that lie only partly in `pages` into 4 KiB ones with the same translation.
     fn split_around(&mut self, mem: &impl TableMem, pages: Range<usize>) -> Result<Stale> {
         if self.form == Form::Huge {
-            let pte = Pte::from_raw(mem.read(self.tables.pde0));
-            self.fill_small(mem, 0, BLOCK_PAGES, pte)?;
+            self.fill_small(mem, 0, BLOCK_PAGES, self.shadow.huge)?;
             self.write_pde0_tables(mem)?;
             self.splits += 1;
             return Ok(Stale::Pde0);
@@ -324,10 +322,10 @@ impl Block {
                 continue;
             }
             let first = edge - edge % BIG_PAGES;
-            let pte = self.big_pte(mem, first);
+            let pte = self.shadow.big(first);
             if self.form == Form::Tables && pte.valid() {
                 self.fill_small(mem, first, BIG_PAGES, pte)?;
-                mem.write(self.big_at(first), 0);
+                self.set_big(mem, first, Pte::zeroed());
                 self.splits += 1;
                 stale = Stale::Pte;
             }
@@ -335,14 +333,13 @@ impl Block {
         Ok(stale)
     }
 
-    fn fill_small(&self, mem: &impl TableMem, first: usize, pages: usize, leaf: Pte) -> Result {
-        for start in (0..pages).step_by(BIG_PAGES) {
-            let mut entries = [0; BIG_PAGES];
-            for (i, entry) in entries.iter_mut().enumerate() {
-                *entry = leaf.advance(start + i)?.into_raw();
-            }
-            mem.write_run(self.small_at(first + start), &entries);
+    fn fill_small(&mut self, mem: &impl TableMem, first: usize, pages: usize, leaf: Pte) -> Result {
+        let entries = self.shadow.smalls(first..first + pages);
+        let entries = entries.ok_or(EINVAL)?;
+        for (i, entry) in entries.iter_mut().enumerate() {
+            *entry = leaf.advance(i)?.into_raw();
         }
+        mem.write_run(self.tables.small.add(first as u64 * 8), entries);
         mem.barrier();
         Ok(())
     }
@@ -355,12 +352,14 @@ impl Block {
         self.tables.small.add(page as u64 * 8)
     }
 
-    fn big_pte(&self, mem: &impl TableMem, page: usize) -> Pte {
-        Pte::from_raw(mem.read(self.big_at(page)))
+    fn set_huge(&mut self, mem: &impl TableMem, pte: Pte) {
+        self.shadow.huge = pte;
+        mem.write(self.tables.pde0, pte.into_raw());
     }
 
-    fn small_pte(&self, mem: &impl TableMem, page: usize) -> Pte {
-        Pte::from_raw(mem.read(self.small_at(page)))
+    fn set_big(&mut self, mem: &impl TableMem, page: usize, pte: Pte) {
+        self.shadow.set_big(page, pte);
+        mem.write(self.big_at(page), pte.into_raw());
     }
 }
 

@@ -5,7 +5,9 @@
 
 use super::{
     block::{Block, BlockTables, Leaf, Retired, Stale},
-    directory_indices, Access, LeafSize, Pde, Pte, TableMem, BIG_PAGES, BLOCK_PAGES,
+    directory_indices,
+    shadow::Shadow,
+    Access, LeafSize, Pde, Pte, TableMem, BIG_PAGES, BLOCK_PAGES,
 };
 use crate::vram::VramOffset;
 use kernel::{
@@ -33,22 +35,18 @@ impl Memory {
     }
 }
 
-impl TableMem for Memory {
+impl Memory {
     fn read(&self, at: VramOffset) -> u64 {
         self.0
             .get(at.0 as usize / 8)
             .map_or(u64::MAX, |word| word.load(Relaxed))
     }
+}
 
+impl TableMem for Memory {
     fn write(&self, at: VramOffset, value: u64) {
         if let Some(word) = self.0.get(at.0 as usize / 8) {
             word.store(value, Relaxed);
-        }
-    }
-
-    fn read_run(&self, at: VramOffset, entries: &mut [u64]) {
-        for (i, entry) in entries.iter_mut().enumerate() {
-            *entry = self.read(at.add(i as u64 * 8));
         }
     }
 
@@ -61,12 +59,13 @@ impl TableMem for Memory {
     fn barrier(&self) {}
 }
 
-fn block() -> Block {
-    Block::new(BlockTables {
+fn block() -> Result<Block> {
+    let tables = BlockTables {
         pde0: PDE0,
         big: BIG,
         small: SMALL,
-    })
+    };
+    Ok(Block::new(tables, Shadow::new()?))
 }
 
 fn leaf(page: usize, size: LeafSize, access: Access) -> Result<Leaf> {
@@ -89,7 +88,7 @@ fn sum(pages: core::ops::Range<usize>) -> (usize, u64) {
 }
 
 fn huge_block(mem: &Memory) -> Result<Block> {
-    let mut block = block();
+    let mut block = block()?;
     let stale = block.map(mem, leaf(0, LeafSize::Huge, Access::ReadWrite)?)?;
     assert_eq!(stale, Stale::Nothing);
     Ok(block)
@@ -142,31 +141,22 @@ mod suite {
             Pte::sysmem(DMA, Access::ReadWrite)?.into_raw()
         );
         assert_eq!(mem.read(PDE0.add(8)), 0);
-        assert_eq!(
-            block.lookup(&mem, 511),
-            Some((Access::ReadWrite, LeafSize::Huge))
-        );
+        assert_eq!(block.lookup(511), Some((Access::ReadWrite, LeafSize::Huge)));
         Ok(())
     }
 
     #[test]
     fn smaller_leaves_link_both_tables() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         block.map(&mem, leaf(3, LeafSize::Small, Access::ReadOnly)?)?;
         block.map(&mem, leaf(16, LeafSize::Big, Access::ReadWrite)?)?;
         // Big half: address >> 8 at bit 4; small half: address >> 12 at bit 8; both APERTURE 1.
         assert_eq!(mem.read(PDE0), BIG.0 >> 8 << 4 | 1 << 1);
         assert_eq!(mem.read(PDE0.add(8)), SMALL.0 >> 12 << 8 | 1 << 1);
-        assert_eq!(
-            block.lookup(&mem, 3),
-            Some((Access::ReadOnly, LeafSize::Small))
-        );
-        assert_eq!(
-            block.lookup(&mem, 31),
-            Some((Access::ReadWrite, LeafSize::Big))
-        );
-        assert_eq!(block.lookup(&mem, 32), None);
+        assert_eq!(block.lookup(3), Some((Access::ReadOnly, LeafSize::Small)));
+        assert_eq!(block.lookup(31), Some((Access::ReadWrite, LeafSize::Big)));
+        assert_eq!(block.lookup(32), None);
         assert_eq!(block.mapped(), 17);
         Ok(())
     }
@@ -174,7 +164,7 @@ mod suite {
     #[test]
     fn leaves_must_be_aligned_and_free() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         assert_eq!(
             block.map(&mem, leaf(8, LeafSize::Big, Access::ReadOnly)?),
             Err(EINVAL)
@@ -206,10 +196,10 @@ mod suite {
                 stale: Stale::Pde0
             }
         );
-        assert_eq!(block.lookup(&mem, 100), None);
+        assert_eq!(block.lookup(100), None);
         for page in [0, 99, 101, 511] {
             assert_eq!(
-                block.lookup(&mem, page),
+                block.lookup(page),
                 Some((Access::ReadWrite, LeafSize::Small))
             );
             let pte = Pte::sysmem(DMA + page as u64 * 4096, Access::ReadWrite)?;
@@ -224,7 +214,7 @@ mod suite {
     #[test]
     fn retiring_part_of_a_big_leaf_keeps_the_rest_of_it() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         block.map(&mem, leaf(32, LeafSize::Big, Access::ReadOnly)?)?;
         block.map(&mem, leaf(48, LeafSize::Big, Access::ReadOnly)?)?;
         assert_eq!(
@@ -234,15 +224,9 @@ mod suite {
                 stale: Stale::Pte
             }
         );
-        assert_eq!(
-            block.lookup(&mem, 39),
-            Some((Access::ReadOnly, LeafSize::Small))
-        );
-        assert_eq!(block.lookup(&mem, 40), None);
-        assert_eq!(
-            block.lookup(&mem, 48),
-            Some((Access::ReadOnly, LeafSize::Big))
-        );
+        assert_eq!(block.lookup(39), Some((Access::ReadOnly, LeafSize::Small)));
+        assert_eq!(block.lookup(40), None);
+        assert_eq!(block.lookup(48), Some((Access::ReadOnly, LeafSize::Big)));
         assert_eq!(reap(&mut block, &mem, 40..48), sum(40..48));
         Ok(())
     }
@@ -268,7 +252,7 @@ mod suite {
     #[test]
     fn retiring_what_is_not_mapped_changes_nothing() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         assert_eq!(block.retire(&mem, 0..BLOCK_PAGES)?, Retired::default());
         block.map(&mem, leaf(5, LeafSize::Small, Access::ReadOnly)?)?;
         assert_eq!(block.retire(&mem, 6..BLOCK_PAGES)?, Retired::default());
@@ -292,7 +276,7 @@ mod suite {
     #[test]
     fn an_emptied_block_can_be_mapped_huge_again() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         block.map(&mem, leaf(16, LeafSize::Big, Access::ReadOnly)?)?;
         block.retire(&mem, 0..BLOCK_PAGES).map(drop)?;
         reap(&mut block, &mem, 0..BLOCK_PAGES);
@@ -308,37 +292,49 @@ mod suite {
     #[test]
     fn upgrading_a_whole_leaf_keeps_its_size() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         block.map(&mem, leaf(0, LeafSize::Huge, Access::ReadOnly)?)?;
         assert_eq!(block.upgrade(&mem, 7, true)?, Stale::Pte);
-        assert_eq!(
-            block.lookup(&mem, 300),
-            Some((Access::ReadWrite, LeafSize::Huge))
-        );
+        assert_eq!(block.lookup(300), Some((Access::ReadWrite, LeafSize::Huge)));
         Ok(())
     }
 
     #[test]
     fn upgrading_one_page_of_a_leaf_leaves_the_others_read_only() -> Result {
         let mem = Memory::new()?;
-        let mut block = block();
+        let mut block = block()?;
         block.map(&mem, leaf(0, LeafSize::Big, Access::ReadOnly)?)?;
         block.upgrade(&mem, 7, false).map(drop)?;
-        assert_eq!(
-            block.lookup(&mem, 7),
-            Some((Access::ReadWrite, LeafSize::Small))
-        );
-        assert_eq!(
-            block.lookup(&mem, 8),
-            Some((Access::ReadOnly, LeafSize::Small))
-        );
+        assert_eq!(block.lookup(7), Some((Access::ReadWrite, LeafSize::Small)));
+        assert_eq!(block.lookup(8), Some((Access::ReadOnly, LeafSize::Small)));
         assert_eq!(block.mapped(), BIG_PAGES);
         Ok(())
     }
 
     #[test]
     fn upgrading_what_is_not_mapped_is_an_error() -> Result {
-        assert_eq!(block().upgrade(&Memory::new()?, 0, false), Err(ENOENT));
+        assert_eq!(block()?.upgrade(&Memory::new()?, 0, false), Err(ENOENT));
+        Ok(())
+    }
+
+    /// Device memory reads as all ones while the device is away, and a device may write what it wants.
+    #[test]
+    fn what_the_device_makes_of_its_memory_changes_nothing_that_the_driver_knows() -> Result {
+        let mem = Memory::new()?;
+        let mut block = block()?;
+        block.map(&mem, leaf(16, LeafSize::Big, Access::ReadWrite)?)?;
+        block.map(&mem, leaf(40, LeafSize::Small, Access::ReadWrite)?)?;
+        for word in 0..WORDS as u64 {
+            mem.write(VramOffset(word * 8), u64::MAX);
+        }
+        assert_eq!(block.lookup(48), None);
+        let retired = block.retire(&mem, 0..BLOCK_PAGES)?;
+        assert_eq!(retired.pages, BIG_PAGES + 1);
+        let (count, total) = sum(16..32);
+        assert_eq!(
+            reap(&mut block, &mem, 0..BLOCK_PAGES),
+            (count + 1, total + 40)
+        );
         Ok(())
     }
 }

@@ -124,13 +124,6 @@ impl Bar1 {
         self.len
     }
 
-    /// Reads 8 bytes at `offset`, a multiple of 8; all ones when the device is gone, [`EINVAL`] outside of the window.
-    pub(crate) fn read64(&self, offset: usize) -> Result<u64> {
-        self.bar
-            .try_access_with(|bar| bar.try_read64(offset))
-            .unwrap_or(Ok(u64::MAX))
-    }
-
     /// Writes 4 bytes at `offset`, a multiple of 4; dropped when the device is gone, [`EINVAL`] outside of the window.
     pub(crate) fn write32(&self, offset: usize, value: u32) -> Result {
         self.bar
@@ -142,21 +135,6 @@ impl Bar1 {
     pub(crate) fn write64(&self, offset: usize, value: u64) -> Result {
         self.bar
             .try_access_with(|bar| bar.try_write64(value, offset))
-            .unwrap_or(Ok(()))
-    }
-
-    /// Reads 8-byte words from `offset` on, a multiple of 8; all ones when the device is gone, [`EINVAL`] outside of the window.
-    pub(crate) fn read64s(&self, offset: usize, words: &mut [u64]) -> Result {
-        // For when the device is gone; one guard for all words.
-        words.fill(u64::MAX);
-        let mut words = (offset..).step_by(size_of::<u64>()).zip(words);
-        self.bar
-            .try_access_with(|bar| {
-                words.try_for_each(|(at, word)| {
-                    *word = bar.try_read64(at)?;
-                    Ok(())
-                })
-            })
             .unwrap_or(Ok(()))
     }
 

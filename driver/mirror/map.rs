@@ -62,7 +62,7 @@ pub(super) fn upgrade_leaves(
         .enumerate()
         .filter(|(_, need)| **need == Need::Write);
     for (page, cpu) in writes.filter_map(|(i, _)| Some((first + i, pages.get(i)?))) {
-        let Some((Access::ReadOnly, size)) = block.lookup(&gpu.vram, page) else {
+        let Some((Access::ReadOnly, size)) = block.lookup(page) else {
             continue;
         };
         if !cpu.writable() {
@@ -100,7 +100,7 @@ pub(super) fn dma_map_missing(
             }
             continue;
         }
-        if !empty && block.lookup(&gpu.vram, first + i).is_some() {
+        if !empty && block.lookup(first + i).is_some() {
             continue;
         }
         let access = if page.writable() {

@@ -22,7 +22,7 @@ use crate::{
         mm::{put_async, task_size},
         sort::sort_by_key,
     },
-    mirror::Region,
+    mirror::{BlockMemory, Region},
 };
 use core::ops::Range;
 use kernel::{
@@ -244,6 +244,7 @@ impl Svm {
         if block_va >= task_size(mm) {
             return Err(Reason::NoVma);
         }
+        let _inside = self.gpu.gate.enter();
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(Reason::Device)?;
         for _ in 0..EVICTIONS_MAX {
@@ -251,8 +252,8 @@ impl Svm {
                 let block = position(block_va).0;
                 if !region.notifier.lock().tables().is_reserved(block) {
                     // Not under the update lock, and neither is what it does not need freed.
-                    let small = self.gpu.vram.alloc_page()?;
-                    let unused = region.notifier.lock().tables().reserve(block, small);
+                    let memory = BlockMemory::new(&self.gpu.vram)?;
+                    let unused = region.notifier.lock().tables().reserve(block, memory);
                     drop(unused);
                 }
                 Ok(region)

@@ -12,7 +12,8 @@ use crate::{
         block::{Block, Leaf, Stale},
         Access, LeafSize, Pte, BLOCK_PAGES, BLOCK_SHIFT, PAGE_SHIFT,
     },
-    mirror::{BlockArray, Owner, Region, REGION_SHIFT},
+    kapi::notifier::Mirror as _,
+    mirror::{BlockArray, BlockMemory, Owner, Region, REGION_SHIFT},
     tlb::{CacheLevel, Scope},
     vram::{Vram, VramOffset},
 };
@@ -197,7 +198,14 @@ impl Space {
         Ok(())
     }
 
-    /// Takes every mapping away. The caller invalidates all levels before it drops the address space.
+    /// Takes every mapping of mirrored memory away; the GPU faults them in again.
+    pub(super) fn unmap_all(&self) {
+        for region in self.regions.values() {
+            region.notifier.lock().detach();
+        }
+    }
+
+    /// Takes every mapping away, for good. The caller invalidates all levels before it drops the address space.
     pub(super) fn detach_regions(&self, vram: &Vram) {
         for region in self.regions.values() {
             region.notifier.detach();
@@ -216,7 +224,7 @@ impl Space {
         for (i, va) in range.step_by(1 << PAGE_SHIFT).enumerate() {
             let (index, page) = position(va);
             if !self.unmanaged.is_reserved(index) {
-                self.unmanaged.reserve(index, vram.alloc_page()?);
+                self.unmanaged.reserve(index, BlockMemory::new(vram)?);
             }
             let block = self.unmanaged.block(index).ok_or(EINVAL)?;
             let pte = Pte::sysmem(dma + ((i as u64) << PAGE_SHIFT), access)?;
