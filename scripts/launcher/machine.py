@@ -16,6 +16,7 @@ from .arguments import NODES
 from .status import Failure, Status, ending, say
 
 READY_SECONDS = 60
+MESSAGE_SECONDS = 0.5
 REQUEST_SECONDS = 60
 # What a slot's bridge lets through: registers, and video memory.
 SLOT_WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
@@ -190,11 +191,19 @@ class Machine:
         return "ok"
 
     async def kill(self, gpu):
-        """Takes a device away by surprise: from now on every read gives ones."""
+        """Takes a device away by surprise: from now on every read gives ones.
+
+        The guest stands still meanwhile: QEMU (11.1) aborts when a device goes that has not read all that it was sent, since it
+        takes the error of the socket for a short message, and reports both.
+        """
         gpu.given_up = True
+        await self.monitor.ask("stop")
+        # writes are not waited for: the device reads them now
+        await asyncio.sleep(MESSAGE_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             gpu.process.kill()
         await asyncio.wait([gpu.ended])
+        await self.monitor.ask("cont")
 
     async def plug(self):
         """Puts a new device into the spare slot. None is ever taken out of its slot: QEMU (11.1) aborts when a vfio-user device
