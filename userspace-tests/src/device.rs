@@ -26,7 +26,7 @@ guest_tests![
     unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back,
     unbinding_ends_work_that_waits_for_a_fence,
     unbinding_in_a_storm_of_faults_leaves_memory_usable,
-    unbinding_while_programs_close_their_files_leaves_nothing_mapped,
+    unbinding_while_programs_close_their_files_leaves_nothing_mapped in 300,
     a_device_that_was_unbound_while_idle_comes_back,
     the_module_stays_while_a_file_is_open_and_goes_after,
     a_gpu_that_falls_off_the_bus_holds_up_nobody_and_another_one_works in 300,
@@ -174,8 +174,8 @@ fn unbinding_in_a_storm_of_faults_leaves_memory_usable() -> Result<()> {
 
 /// What a program does that ends its mirror when it is told to; says when it is ready and how long the end took.
 fn close_when_told(words: &Region, index: usize) -> Result<()> {
-    let (mirror, region) = (Mirror::new()?, Region::anonymous(1024 * PAGE)?);
-    mirror.run(Store::new(region.lanes(0, PAGE), 1_u64), lanes(1024))?;
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(512 * PAGE)?);
+    mirror.run(Store::new(region.lanes(0, PAGE), 1_u64), lanes(512))?;
     words.store(index * PAGE, 1);
     wait_until(LIMIT, || words.load(0) == 1)?;
     let start = Instant::now();
@@ -194,7 +194,7 @@ fn unbinding_while_programs_close_their_files_leaves_nothing_mapped() -> Result<
     const PROGRAMS: usize = 4;
     let (address, errors) = (pci_address()?, dma_errors());
     let mut end_takes = Duration::ZERO;
-    for round in 0..2 * ROUNDS as u32 {
+    for round in 0..ROUNDS as u32 {
         let words = Region::shared((PROGRAMS + 1) * PAGE)?;
         let children = (1..=PROGRAMS)
             .map(|index| fork(|| close_when_told(&words, index)))
@@ -203,7 +203,7 @@ fn unbinding_while_programs_close_their_files_leaves_nothing_mapped() -> Result<
         wait_until(LIMIT, ready).context("the programs do not begin")?;
         words.store(0, 1);
         // Each round a little later while they end; the first says how long that takes.
-        std::thread::sleep(end_takes * round / (2 * ROUNDS as u32));
+        std::thread::sleep(end_takes * round / ROUNDS as u32);
         unbind(&address)?;
         children.into_iter().try_for_each(Child::join)?;
         if round == 0 {
