@@ -355,6 +355,8 @@ impl Gpu {
     /// channels ended. Does not sleep.
     pub(crate) fn stop_dma(self: &Arc<Self>, why: &str) {
         self.dma.stop();
+        // It reaches nothing now, so nobody has to wait for it to forget a translation.
+        self.tlb.give_up();
         if !self.lost.xchg(true, Full) {
             dev_err!(self.dma.dev(), "device stopped: {why}\n");
             drop(self.queue.enqueue::<_, STALL_WORK>(self.clone()));

@@ -105,6 +105,8 @@ pub(crate) struct Tlb {
     suspicious: Atomic<bool>,
     /// Time of the device when the last replay began.
     replayed_at: Atomic<u64>,
+    /// The device has no access to memory any more, so that operations are over at once.
+    given_up: Atomic<bool>,
     #[pin]
     lock: Mutex<()>,
 }
@@ -117,6 +119,7 @@ impl Tlb {
             counters,
             suspicious: Atomic::new(false),
             replayed_at: Atomic::new(0),
+            given_up: Atomic::new(false),
             lock <- new_mutex!((), "mirage::tlb"),
         })
     }
@@ -131,6 +134,11 @@ impl Tlb {
         if self.suspicious.load(Relaxed) {
             self.replayed_at.store(ptimer_ns(&self.bar0), Relaxed);
         }
+    }
+
+    /// The device cannot reach memory any more: whoever waits for it, or would, goes on.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
     }
 
     /// Takes the registers; sleeps.
@@ -266,7 +274,7 @@ impl TlbGuard<'_> {
         let begin = Instant::<Monotonic>::now();
         loop {
             // A device that is gone reads as all ones: space, and nothing to wait for.
-            if done(self.tlb.bar0.read(NV_PFB_PRI_MMU_CTRL)) {
+            if self.tlb.given_up.load(Relaxed) || done(self.tlb.bar0.read(NV_PFB_PRI_MMU_CTRL)) {
                 return Ok(());
             }
             if begin.elapsed() > TIMEOUT {
