@@ -3,8 +3,9 @@
 //! One process on one GPU: regions, channels, reports. How faults are served is in [`service`].
 //!
 //! Owner: the open file, until it is closed; work in flight and channels hold references. The address space may end
-//! before: then faults are answered with [`Reason::Exited`]. Teardown, by [`Svm::close`] (file) and [`Svm::detach`] (device), whichever comes
-//! first: channels stop, work is drained, regions go (mappings first, then notifiers), then the directory.
+//! before: then faults are answered with [`Reason::Exited`]. Teardown, by [`Svm::close`] (file) and [`Svm::lose_device`], whichever comes
+//! first: channels stop, work is drained, regions go (mappings first, then notifiers), then the directory. A worker that serves a fault when
+//! the file is closed does the rest itself; until then the device lists the address space.
 
 use crate::{
     channel::{Channel, ChannelConfig, ChannelId, Slot, CHANNEL_MEM, MAPPED},
@@ -120,7 +121,7 @@ pub(crate) struct Svm {
     /// Left to the driver; never mirrored.
     unmanaged: Range<u64>,
     pdb: VramOffset,
-    /// Held while it ends, so that nobody takes it for done, and lets the device go, before it is.
+    /// Held during each step of its end, so that nobody takes that for done, and lets the device go, before it is.
     #[pin]
     closing: Mutex<()>,
     /// Page-table levels above the regions, and the regions. `None` after teardown.
@@ -219,7 +220,26 @@ impl Svm {
     }
 
     /// The file is closed: stops the channels and forgets the address space.
+    ///
+    /// A fault that is being served may wait for a program for as long as that likes, even for one that can only answer, or give up, when this
+    /// has returned. So that is not waited for: the worker forgets the address space when it is done.
     pub(crate) fn close(self: &Arc<Self>) {
+        self.release_channels();
+        // After this nothing queues faults for us any more.
+        self.gpu.flush_faults();
+        let mine = self.pending.lock().close();
+        if mine {
+            // None serves a block, or will. Not under `closing`, which a worker takes.
+            flush_work(&self.worker_0);
+            flush_work(&self.worker_1);
+            flush_work(&self.worker_2);
+            flush_work(&self.worker_3);
+            self.take_down();
+        }
+    }
+
+    /// Stops the channels and gives back what they have.
+    fn release_channels(self: &Arc<Self>) {
         let _closing = self.closing.lock();
         let channels = self
             .gpu
@@ -230,12 +250,11 @@ impl Svm {
                 channel.release();
             }
         }
-        // After this nothing queues work for us any more, and none runs. Work of other address spaces is not waited for.
-        self.gpu.flush_faults();
-        flush_work(&self.worker_0);
-        flush_work(&self.worker_1);
-        flush_work(&self.worker_2);
-        flush_work(&self.worker_3);
+    }
+
+    /// Forgets the address space, which was closed; nobody serves it any more.
+    fn take_down(self: &Arc<Self>) {
+        let _closing = self.closing.lock();
         self.detach();
         // Last: an unbind waits for those that are listed.
         self.gpu.remove_svm(self);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults that wait for service, and who serves them. Pure logic.
+//! Faults that wait for service, who serves them, and who ends the address space. Pure logic.
 //!
 //! Each block of 2 MiB is served by one worker at a time; faults of different blocks do not wait for each other while there are workers.
 
@@ -27,6 +27,16 @@ enum Activity {
     Serving(u64),
 }
 
+/// Whether the address space was closed, and who takes it down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    /// The last worker that gets done will.
+    ByWorker,
+    /// Somebody does, or has.
+    Taken,
+}
+
 /// Something that is addressed by block; for tests something else than [`Fault`].
 pub(super) trait InBlock: Clone {
     /// Number of its block.
@@ -44,6 +54,7 @@ pub(super) struct Pending<T> {
     /// Oldest first. Has room for [`FAULTS_MAX`].
     faults: KVec<T>,
     workers: [Activity; WORKERS],
+    end: End,
 }
 
 impl<T: InBlock> Pending<T> {
@@ -52,6 +63,7 @@ impl<T: InBlock> Pending<T> {
         Ok(Self {
             faults: KVec::with_capacity(FAULTS_MAX, GFP_KERNEL)?,
             workers: [Activity::Idle; WORKERS],
+            end: End::Open,
         })
     }
 
@@ -59,14 +71,36 @@ impl<T: InBlock> Pending<T> {
     ///
     /// # Errors
     ///
-    /// `ENOSPC`: there is no room.
+    /// `ENOSPC`: there is no room. `ENODEV`: it is closed.
     pub(super) fn push(&mut self, fault: T) -> Result {
+        if self.end != End::Open {
+            return Err(ENODEV);
+        }
         self.faults.push_within_capacity(fault).map_err(|_| ENOSPC)
     }
 
     /// Forgets all faults.
     pub(super) fn clear(&mut self) {
         self.faults.clear();
+    }
+
+    /// Forgets all faults and takes no more, so that no worker begins with another block. Returns whether the caller has to take the address
+    /// space down; else a worker serves a block, which can last as long as a program likes, and the last of them is told to.
+    pub(super) fn close(&mut self) -> bool {
+        self.clear();
+        let serves = self.count(|activity| matches!(activity, Activity::Serving(_))) != 0;
+        self.end = if serves { End::ByWorker } else { End::Taken };
+        !serves
+    }
+
+    /// Whether the caller, a worker that is done, has to take the address space down. One is told so, once.
+    pub(super) fn take_end(&mut self) -> bool {
+        let idle = self.count(|activity| activity == Activity::Idle);
+        let last = self.end == End::ByWorker && idle == WORKERS;
+        if last {
+            self.end = End::Taken;
+        }
+        last
     }
 
     /// An idle worker that has to be started, if there are blocks that no worker serves or is about to serve.
@@ -194,6 +228,64 @@ mod tests {
         assert_eq!(pending.start(), None);
         pending.push(Item(9, 2))?;
         assert_eq!(pending.start(), Some(0));
+        Ok(())
+    }
+
+    #[test]
+    fn who_closes_ends_what_nobody_serves() -> Result {
+        let mut pending = queue(&[7, 8])?;
+        let mut batch = KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?;
+        assert_eq!(pending.start(), Some(0));
+        assert!(pending.close());
+        // The worker that was started finds nothing, and leaves the end to who closed.
+        assert!(!pending.take(0, &mut batch));
+        assert!(!pending.take_end());
+        Ok(())
+    }
+
+    #[test]
+    fn the_last_worker_ends_what_was_closed_while_it_served() -> Result {
+        let mut pending = queue(&[7, 8, 9])?;
+        let mut batch = KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?;
+        assert!(pending.take(0, &mut batch));
+        assert!(pending.take(3, &mut batch));
+        assert!(!pending.close());
+        assert!(!pending.take_end());
+        assert!(!pending.take(3, &mut batch));
+        assert!(!pending.take_end());
+        assert!(!pending.take(0, &mut batch));
+        assert!(pending.take_end());
+        assert!(!pending.take_end());
+        Ok(())
+    }
+
+    #[test]
+    fn a_worker_that_will_look_is_waited_for() -> Result {
+        let mut pending = queue(&[7, 8])?;
+        let mut batch = KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?;
+        assert!(pending.take(0, &mut batch));
+        assert_eq!(pending.start(), Some(1));
+        assert!(!pending.close());
+        assert!(!pending.take(0, &mut batch));
+        assert!(!pending.take_end());
+        assert!(!pending.take(1, &mut batch));
+        assert!(pending.take_end());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_open_has_no_end() -> Result {
+        let mut pending = queue(&[])?;
+        assert!(!pending.take_end());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_closed_takes_nothing() -> Result {
+        let mut pending = queue(&[7])?;
+        pending.close();
+        assert!(pending.push(Item(7, 1)).is_err());
+        assert_eq!(pending.start(), None);
         Ok(())
     }
 

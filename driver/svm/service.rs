@@ -65,14 +65,20 @@ impl Worker {
 }
 
 impl Svm {
-    /// Serves faults that are queued until there is no block that nobody serves.
-    pub(super) fn service(&self, worker: usize) {
+    /// Serves faults that are queued until there is no block that nobody serves. Takes the address space down if it was closed meanwhile.
+    pub(super) fn service(self: &Arc<Self>, worker: usize) {
         let Some(state) = self.workers.get(worker) else {
             return;
         };
-        let mut scratch = state.scratch.lock();
-        let Scratch { batch, block } = &mut *scratch;
-        while self.service_batch(worker, batch, block) {}
+        {
+            let mut scratch = state.scratch.lock();
+            let Scratch { batch, block } = &mut *scratch;
+            while self.service_batch(worker, batch, block) {}
+        }
+        let ends = self.pending.lock().take_end();
+        if ends {
+            self.take_down();
+        }
     }
 
     /// Serves some blocks and lets their accesses go on. Returns whether there may be more.

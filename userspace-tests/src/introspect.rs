@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use mirage::{lanes, Access, Gpu, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::MmapAdvise;
+use nix::unistd::Pid;
 
 use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::guest_tests;
@@ -20,8 +21,8 @@ guest_tests![
     fdinfo_counts_the_time_that_engines_work,
     debugfs_shows_regions_and_leaves_of_a_mirror,
     debugfs_shows_a_large_mirror_in_pieces,
-    debugfs_keeps_the_last_stopped_channels,
     debugfs_ends_after_accesses_that_no_process_can_make,
+    debugfs_keeps_the_last_stopped_channels,
     only_root_may_read_the_drivers_debugfs_files,
     a_32_bit_program_uses_the_same_interface,
 ];
@@ -124,6 +125,14 @@ fn debugfs(gpu: &Gpu, name: &str) -> Result<PathBuf> {
     Ok(Path::new("/sys/kernel/debug/dri").join(minor).join(name))
 }
 
+/// Whether the driver has an address space of that process.
+pub(crate) fn is_listed(gpu: &Gpu, process: Pid) -> Result<bool> {
+    let text = fs::read_to_string(debugfs(gpu, "mirage_svm")?)?;
+    let pid = format!(" pid={process} ");
+    let mut mirrors = text.lines().filter(|line| line.starts_with("svm "));
+    Ok(mirrors.any(|line| line.contains(&pid)))
+}
+
 /// The lines of `mirage_svm` that belong to a client, without the first, which is its own.
 fn mirror_lines(gpu: &Gpu) -> Result<Vec<String>> {
     let text = fs::read_to_string(debugfs(gpu, "mirage_svm")?)?;
@@ -217,15 +226,6 @@ fn debugfs_shows_a_large_mirror_in_pieces() -> Result<()> {
     Ok(())
 }
 
-fn debugfs_keeps_the_last_stopped_channels() -> Result<()> {
-    let mirror = Mirror::new()?;
-    let nowhere = Load::<u64>::new(GpuPtr::new(0x7000).into());
-    let report = mirror.refused(nowhere, lanes(1))?;
-    let text = fs::read_to_string(debugfs(&mirror.gpu, "mirage_faults")?)?;
-    ensure!(text.lines().count() <= 64, "more than are kept");
-    let last = text.lines().last().context("nothing is kept")?;
-    let words = [
-        format!("time_ns={}", report.timestamp.as_nanos()),
 /// No fault may leave a region where a process can have nothing.
 fn debugfs_ends_after_accesses_that_no_process_can_make() -> Result<()> {
     use std::io::Read as _;
@@ -256,6 +256,15 @@ fn debugfs_ends_after_accesses_that_no_process_can_make() -> Result<()> {
     Ok(())
 }
 
+fn debugfs_keeps_the_last_stopped_channels() -> Result<()> {
+    let mirror = Mirror::new()?;
+    let nowhere = Load::<u64>::new(GpuPtr::new(0x7000).into());
+    let report = mirror.refused(nowhere, lanes(1))?;
+    let text = fs::read_to_string(debugfs(&mirror.gpu, "mirage_faults")?)?;
+    ensure!(text.lines().count() <= 64, "more than are kept");
+    let last = text.lines().last().context("nothing is kept")?;
+    let words = [
+        format!("time_ns={}", report.timestamp.as_nanos()),
         format!("client={}", client(&mirror.gpu)?),
         format!("pid={}", std::process::id()),
         format!("channel={}", report.channel),

@@ -56,6 +56,11 @@ pub(crate) fn fork(child: impl FnOnce() -> Result<()>) -> Result<Child> {
 }
 
 impl Child {
+    /// Its number.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
     /// Waits for a child that should succeed.
     pub(crate) fn join(mut self) -> Result<()> {
         let pid = self.pid.take().context("already reaped")?;

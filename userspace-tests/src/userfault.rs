@@ -4,14 +4,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use mirage::{lanes, Access, Atomic, Load, Reason, Store};
 
 use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, wait_until};
+use crate::introspect::is_listed;
 use crate::kernel::at_least;
 use crate::region::{Region, PAGE, WORD};
-use crate::sys::{fork, Userfault, Watch};
+use crate::sys::{fork, Child, Userfault, Watch};
 use crate::work::{ensure_words, gpu_reads};
 
 guest_tests![
@@ -20,7 +21,13 @@ guest_tests![
     a_page_that_the_program_write_protects_is_waited_for_or_refused,
     a_write_protected_page_does_not_change_under_the_gpu,
     a_process_can_be_killed_while_the_gpu_waits_for_its_page,
+    a_process_that_watched_its_pages_first_can_be_killed_while_the_gpu_waits,
+    a_killed_process_does_not_wait_for_who_supplies_its_pages,
 ];
+
+/// What the process that holds a descriptor is told, and says when it has let go.
+const RELEASED: u64 = 1;
+const GIVEN_UP: u64 = 2;
 
 const PAGES: usize = 16;
 const LEN: usize = PAGES * PAGE;
@@ -165,6 +172,27 @@ fn a_write_protected_page_does_not_change_under_the_gpu() -> Result<()> {
     spinner.finish(&job)
 }
 
+/// Has the GPU write to pages that somebody has to supply; says in `started` whether the first was asked for, and waits to be killed.
+fn wait_for_pages(region: &Region, faults: &Userfault, started: &Region) -> Result<()> {
+    let mirror = Mirror::new()?;
+    let write = Store::new(region.lanes(0, PAGE), 1_u64);
+    let job = mirror.channel.launch(write, lanes(PAGES as u32))?;
+    let asked = wait_until(LIMIT, || {
+        job.is_done() || matches!(faults.next(), Ok(Some(_)))
+    });
+    started.store(0, 1 + u64::from(asked.is_err()));
+    loop {
+        std::thread::sleep(LIMIT);
+    }
+}
+
+/// Kills a process that does what [`wait_for_pages`] does.
+fn kill_when_it_waits(child: Child, started: &Region) -> Result<()> {
+    wait_until(LIMIT, || started.load(0) != 0)?;
+    ensure_eq!(started.load(0), 1);
+    child.kill()
+}
+
 /// Nobody answers. The wait is inside the driver, and ends with the process.
 fn a_process_can_be_killed_while_the_gpu_waits_for_its_page() -> Result<()> {
     let started = Region::shared(PAGE)?;
@@ -183,8 +211,47 @@ fn a_process_can_be_killed_while_the_gpu_waits_for_its_page() -> Result<()> {
             std::thread::sleep(LIMIT);
         }
     })?;
-    wait_until(LIMIT, || started.load(0) != 0)?;
-    ensure_eq!(started.load(0), 1);
-    child.kill()?;
+    kill_when_it_waits(child, &started)?;
     crate::channels::still_works(&Mirror::new()?)
+}
+
+/// The descriptor is older than the GPU's, and the kernel releases it later, when that of the GPU has been closed.
+fn a_process_that_watched_its_pages_first_can_be_killed_while_the_gpu_waits() -> Result<()> {
+    let started = Region::shared(PAGE)?;
+    let child = fork(|| {
+        let region = small_pages()?;
+        let faults = Userfault::on(&region, Watch::Missing)?;
+        wait_for_pages(&region, &faults, &started)
+    })?;
+    kill_when_it_waits(child, &started)?;
+    crate::channels::still_works(&Mirror::new()?)
+}
+
+/// Another process holds the descriptor, and never answers. The driver waits for that one then, and the killed one for nobody.
+fn a_killed_process_does_not_wait_for_who_supplies_its_pages() -> Result<()> {
+    let (started, given_up) = (Region::shared(PAGE)?, Region::shared(PAGE)?);
+    let child = fork(|| {
+        let region = small_pages()?;
+        let faults = Userfault::on(&region, Watch::Missing)?;
+        let holder = fork(|| {
+            let released = wait_until(LIMIT, || given_up.load(0) == RELEASED);
+            given_up.store(0, GIVEN_UP);
+            released
+        })?;
+        std::mem::forget(holder);
+        wait_for_pages(&region, &faults, &started)
+    })?;
+    let pid = child.pid().context("no child")?;
+    kill_when_it_waits(child, &started)?;
+    ensure_eq!(given_up.load(0), 0);
+    // Its work has stopped, what it waited for goes on, and others do not mind.
+    let mirror = Mirror::new()?;
+    crate::channels::still_works(&mirror)?;
+    if at_least(7, 3)? {
+        ensure!(is_listed(&mirror.gpu, pid)?, "the fault has ended already");
+    }
+    given_up.store(0, RELEASED);
+    wait_until(LIMIT, || matches!(is_listed(&mirror.gpu, pid), Ok(false)))
+        .context("the address space of the killed process is still there")?;
+    crate::channels::still_works(&mirror)
 }
