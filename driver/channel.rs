@@ -33,7 +33,7 @@ mod ring;
 mod robust;
 mod slot;
 
-pub(crate) use exec::Exec;
+pub(crate) use exec::{Exec, Room};
 use faulted::FaultState;
 pub(crate) use faulted::LookTime;
 use queue::Queue;

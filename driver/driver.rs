@@ -6,6 +6,7 @@
 //! outlive the binding, but [`Gpu::shutdown`] has then cut it off from hardware and DMA.
 
 use crate::{
+    channel::Room,
     counters::Counters,
     file::MirageFile,
     gpu::{
@@ -175,6 +176,7 @@ pub(crate) type MirageDevice<Ctx> = drm::Device<MirageDrm, Ctx>;
 impl drm::Driver for MirageDrm {
     type Data = Arc<Gpu>;
     type File = MirageFile;
+    type Wait = Room;
 
     const INFO: drm::DriverInfo = drm::DriverInfo {
         major: 0,

@@ -50,6 +50,7 @@ use kernel::{
 mod exec;
 
 type File = drm::File<MirageFile>;
+type Outcome = drm::ioctl::Outcome<MirageDrm>;
 type Registered = MirageDevice<drm::Registered>;
 
 /// The driver's part of an open file.
@@ -136,7 +137,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_getparam,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         let param = param(args.param)?;
         let gpu = &file.inner().gpu;
         // Unbind says this before it ends work: whoever saw a fence fail for that sees no ioctl succeed any more.
@@ -144,7 +145,7 @@ impl MirageFile {
             return Err(ENODEV);
         }
         args.value = gpu.param(param);
-        Ok(0)
+        Ok(None)
     }
 
     /// SVM_INIT.
@@ -152,7 +153,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_svm_init,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         let this = file.inner();
         require_zero(&[args.flags, args.pad])?;
         let unmanaged = unmanaged_range(args, &this.gpu)?;
@@ -167,7 +168,7 @@ impl MirageFile {
             mm: ARef::from(&**mm),
             svm: Svm::new(&this.gpu, mm, unmanaged, client(file))?,
         });
-        Ok(0)
+        Ok(None)
     }
 
     /// SVM_BIND.
@@ -175,7 +176,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_svm_bind,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         args.pages_done = 0;
         let need = match args.flags {
             0 => Need::Read,
@@ -191,7 +192,7 @@ impl MirageFile {
         let mm = current.mm().ok_or(EINVAL)?;
         // DRM copies the argument back also when there is an error.
         svm.prefetch(mm, range, need, &mut args.pages_done)?;
-        Ok(0)
+        Ok(None)
     }
 
     /// SVM_QUERY.
@@ -199,7 +200,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_svm_query,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         let this = file.inner();
         require_zero(&[args.flags])?;
         if usize::try_from(args.page_size)? != size_of::<raw::drm_mirage_page>() {
@@ -216,7 +217,7 @@ impl MirageFile {
         let user = UserPtr::from_addr(usize::try_from(args.pages_ptr)?);
         let mut writer = UserSlice::new(user, len).writer();
         svm.query(mm, range, |words| writer.write_slice(words.as_bytes()))?;
-        Ok(0)
+        Ok(None)
     }
 }
 

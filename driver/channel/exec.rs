@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     kapi::{
+        drm::ioctl::Wait,
         fence::{
             FenceClient,
             FenceWaiter,
@@ -27,13 +28,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        lock::{
-            mutex::MutexBackend,
-            Guard, //
-        },
-        Arc, //
-    },
+    sync::Arc,
     workqueue::WorkItem, //
 };
 
@@ -45,6 +40,32 @@ pub(crate) struct Exec {
     pub(crate) waits: KVec<InFence>,
     /// Get its fence.
     pub(crate) signals: KVec<Signal>,
+}
+
+/// Room in the queue of a channel, which was full.
+pub(crate) struct Room {
+    channel: Arc<Channel>,
+    bytes: usize,
+}
+
+impl Wait for Room {
+    /// Waits until there was room. Somebody else may have it by then.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` or `ENODEV`: the channel has ended. `EINTR`: a signal came.
+    fn wait(self) -> Result {
+        let mut state = self.channel.state.lock();
+        loop {
+            state.error.map_or(Ok(()), Err)?;
+            if state.queue.has_room(self.bytes) {
+                return Ok(());
+            }
+            if self.channel.progress.wait_interruptible(&mut state) {
+                return Err(EINTR);
+            }
+        }
+    }
 }
 
 impl FenceClient for Channel {
@@ -63,21 +84,21 @@ impl WorkItem for Channel {
 }
 
 impl Channel {
-    /// Queues work.
+    /// Queues work. If there is no room, nothing has happened, and what is to be waited for is returned.
     ///
     /// # Errors
     ///
-    /// `EIO` or `ENODEV`: the channel has ended. `EINTR`: a signal came while the queue was full. `ENOMEM`. Nothing has happened then.
-    pub(crate) fn exec(self: &Arc<Self>, exec: Exec) -> Result {
+    /// `EIO` or `ENODEV`: the channel has ended. `ENOMEM`. Nothing has happened then.
+    pub(crate) fn exec(self: &Arc<Self>, exec: Exec) -> Result<Option<Room>> {
         let outcome = self.try_exec(exec);
-        if outcome.is_err() {
+        if !matches!(outcome, Ok(None)) {
             // A fence may have signalled meanwhile, and the channel may be freed: no work must be left behind.
             flush_work(&self.work);
         }
         outcome
     }
 
-    fn try_exec(self: &Arc<Self>, exec: Exec) -> Result {
+    fn try_exec(self: &Arc<Self>, exec: Exec) -> Result<Option<Room>> {
         let new_fence = NewFence::alloc()?;
         let mut waits = KVec::with_capacity(exec.waits.len(), GFP_KERNEL)?;
         for fence in exec.waits {
@@ -86,7 +107,13 @@ impl Channel {
                 waits.push(FenceWaiter::new(fence, self)?, GFP_KERNEL)?;
             }
         }
-        let mut state = self.wait_for_room(size_of_val(&*exec.words))?;
+        let bytes = size_of_val(&*exec.words);
+        let mut state = self.state.lock();
+        state.error.map_or(Ok(()), Err)?;
+        if !state.queue.has_room(bytes) {
+            let channel = self.clone();
+            return Ok(Some(Room { channel, bytes }));
+        }
 
         // Nothing fails from here on.
         let fence = self.timeline.emit(new_fence);
@@ -101,21 +128,7 @@ impl Channel {
         }
         self.gpu.counters.execs.inc();
         self.advance(&mut state);
-        Ok(())
-    }
-
-    /// The state of a channel that is usable and has room for work of `bytes`.
-    fn wait_for_room(&self, bytes: usize) -> Result<Guard<'_, State, MutexBackend>> {
-        let mut state = self.state.lock();
-        loop {
-            state.error.map_or(Ok(()), Err)?;
-            if state.queue.has_room(bytes) {
-                return Ok(state);
-            }
-            if self.progress.wait_interruptible(&mut state) {
-                return Err(EINTR);
-            }
-        }
+        Ok(None)
     }
 
     /// Signals the fences of work that is finished, and lets the next work begin.

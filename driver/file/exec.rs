@@ -6,6 +6,7 @@ use super::{
     require_zero,
     File,
     MirageFile,
+    Outcome,
     Registered, //
 };
 use crate::{
@@ -40,7 +41,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_channel_alloc,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         require_zero(&[args.flags])?;
         if args.timeout_ms > TIMEOUT_MAX_MS {
             return Err(EINVAL);
@@ -55,7 +56,7 @@ impl MirageFile {
             timeout_ms: args.timeout_ms,
         };
         args.channel = file.inner().svm()?.channel_alloc(config)?;
-        Ok(0)
+        Ok(None)
     }
 
     /// CHANNEL_FREE.
@@ -63,10 +64,10 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_channel_free,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         require_zero(&[args.pad])?;
         file.inner().svm()?.channel_free(args.channel)?;
-        Ok(0)
+        Ok(None)
     }
 
     /// CHANNEL_QUERY.
@@ -74,7 +75,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_channel_query,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         require_zero(&[args.pad])?;
         let channel = file.inner().svm()?.channel(args.channel)?;
         let notifier = channel.notifier();
@@ -97,7 +98,7 @@ impl MirageFile {
             args.access = stopped.access as u32;
             args.reason = stopped.reason as u32;
         }
-        Ok(0)
+        Ok(None)
     }
 
     /// CHANNEL_RESET.
@@ -105,10 +106,10 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_channel_reset,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         require_zero(&[args.flags])?;
         file.inner().svm()?.channel(args.channel)?.reset()?;
-        Ok(0)
+        Ok(None)
     }
 
     /// EXEC.
@@ -116,7 +117,7 @@ impl MirageFile {
         _device: &Registered,
         args: &mut raw::drm_mirage_exec,
         file: &File,
-    ) -> Result<u32> {
+    ) -> Outcome {
         require_zero(&[args.flags, args.pad])?;
         let counts = [
             (args.push_count, PUSHES_MAX),
@@ -133,8 +134,7 @@ impl MirageFile {
             waits: wait_fences(args, file)?,
             signals: signals(args, file)?,
             words: copy_pushes(args)?,
-        })?;
-        Ok(0)
+        })
     }
 }
 

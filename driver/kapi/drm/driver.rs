@@ -35,6 +35,9 @@ pub(crate) trait Driver: Sized + 'static {
     /// The driver's part of an open file.
     type File: DriverFile<Driver = Self>;
 
+    /// What its ioctls wait for.
+    type Wait: ioctl::Wait;
+
     /// Name and version.
     const INFO: DriverInfo;
 

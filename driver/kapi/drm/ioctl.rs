@@ -23,9 +23,18 @@ pub(crate) type Descriptor = bindings::drm_ioctl_desc;
 /// Allowed on a render node, so for everybody who may open it.
 pub(crate) const RENDER_ALLOW: u32 = bindings::drm_ioctl_flags_DRM_RENDER_ALLOW;
 
-/// A handler of an ioctl with argument `A`. The device stays registered while it runs.
+/// What a handler cannot go on without.
+pub(crate) trait Wait {
+    /// Waits. The device may be unplugged meanwhile.
+    fn wait(self) -> Result;
+}
+
+/// What a handler came to: the ioctl is done, or the handler is to be called again after a wait, having changed nothing.
+pub(crate) type Outcome<T> = Result<Option<<T as Driver>::Wait>>;
+
+/// A handler of an ioctl with argument `A`. The device stays registered while it runs, so it must not run for long.
 pub(crate) type Handler<T, A> =
-    for<'a> fn(&'a Device<T, Registered>, &'a mut A, &'a File<<T as Driver>::File>) -> Result<u32>;
+    for<'a> fn(&'a Device<T, Registered>, &'a mut A, &'a File<<T as Driver>::File>) -> Outcome<T>;
 
 /// Calls `handler`, or fails with [`ENODEV`] when the device was unplugged.
 ///
@@ -40,16 +49,21 @@ pub(crate) unsafe fn dispatch<T: Driver, A>(
 ) -> c_int {
     // SAFETY: DRM calls this for a device that is alive and was registered.
     let device = unsafe { Device::<T, super::device::Ioctl>::from_raw(device) };
-    let Some(device) = device.registration_guard() else {
-        return ENODEV.to_errno();
-    };
     // SAFETY: DRM passes a buffer of the ioctl's size that it shares with nobody.
     let data = unsafe { &mut *data.cast::<A>() };
     // SAFETY: DRM passes an open file of the device.
     let file = unsafe { File::from_raw(file) };
-    match handler(&device, data, file) {
-        Ok(value) => c_int::try_from(value).unwrap_or(ERANGE.to_errno()),
-        Err(error) => error.to_errno(),
+    loop {
+        let outcome = match device.registration_guard() {
+            Some(device) => handler(&device, data, file),
+            None => return ENODEV.to_errno(),
+        };
+        // With the guard gone: unplugging any DRM device waits for the guards of all.
+        match outcome.and_then(|wait| wait.map(Wait::wait).transpose()) {
+            Ok(Some(())) => {}
+            Ok(None) => return 0,
+            Err(error) => return error.to_errno(),
+        }
     }
 }
 
