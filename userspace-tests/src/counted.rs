@@ -4,16 +4,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{ensure, Context, Result};
-use fastrand::Rng;
-use mirage::{copy, lanes, Access, Counters, GpuPtr, Load, Reason, Store};
-use nix::sys::mman::MmapAdvise;
+use mirage::{copy, lanes, Access, Atomic, Counters, GpuPtr, Load, Reason, Store};
+use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
 use crate::frozen::{file_blocks, Frozen, FROZEN};
 use crate::harness::{guest_tests, wait_until};
 use crate::kernel::Disk;
-use crate::region::{Region, HUGE, PAGE, WORD};
+use crate::region::{Region, HUGE, PAGE, RW};
 use crate::work::{ensure_counts_from, ensure_words, gpu_reads, gpu_writes};
 
 guest_tests![
@@ -35,25 +34,33 @@ fn counted(mirror: &Mirror, before: &Counters, name: &str) -> Result<u64> {
     Ok(mirror.counters()?.since(before).get(name))
 }
 
+/// A page of each block, from memory that the GPU has not seen to memory that nobody has touched.
 fn a_copy_engine_that_faults_is_resumed_each_time() -> Result<()> {
-    const LEN: usize = 4 * HUGE;
-    let (mirror, channel) = {
-        let mirror = Mirror::new()?;
-        let channel = mirror.svm.copy_channel()?;
-        (mirror, channel)
-    };
-    let (from, to) = (Region::huge_aligned(LEN)?, Region::huge_aligned(LEN)?);
-    (0..LEN)
-        .step_by(WORD)
-        .for_each(|offset| from.store(offset, offset as u64));
+    const BLOCKS: usize = 8;
+    let mirror = Mirror::new()?;
+    let channel = mirror.svm.copy_channel()?;
+    let (from, to) = (
+        Region::huge_aligned(BLOCKS * HUGE)?,
+        Region::huge_aligned(BLOCKS * HUGE)?,
+    );
+    [&from, &to].map(Region::no_huge_pages);
+    let page_of = |block: usize| block * HUGE..block * HUGE + PAGE;
+    (0..BLOCKS).for_each(|block| from.fill(page_of(block), 1 + block as u64));
     let before = mirror.counters()?;
     channel
-        .run(copy::Linear::new(to.at(0), from.at(0), LEN as u64))?
+        .run(copy::Rectangle::new(
+            to.lanes(0, HUGE),
+            from.lanes(0, HUGE),
+            PAGE as u64,
+            BLOCKS as u64,
+        ))?
         .wait(LIMIT)?;
-    ensure_words(&to.words(0..LEN), |i| (i * WORD) as u64)?;
-    // Nothing was mapped, and a fault brings in one block at most.
+    for block in 0..BLOCKS {
+        ensure_words(&to.words(page_of(block)), |_| 1 + block as u64)?;
+    }
+    // A fault brings in one block at most, so the engine has stopped for each of them.
     let resumes = counted(&mirror, &before, "resumes")?;
-    ensure!(resumes >= 8, "resumed {resumes} times for eight blocks");
+    ensure!(resumes >= BLOCKS as u64, "resumed {resumes} times");
     Ok(())
 }
 
@@ -71,38 +78,40 @@ fn a_bad_access_is_looked_at_twice_before_it_is_cancelled() -> Result<()> {
     still_works(&mirror)
 }
 
-/// Neighbours of the page that is being mapped go away all the time.
+/// The pages that are being mapped are taken away all the time, and keep what they hold.
 fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
     const ROUNDS: u64 = 2000;
-    let (mirror, region) = (Mirror::new()?, Region::huge_aligned(HUGE)?);
+    const PAGES: usize = 64;
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGES * PAGE)?);
     region.no_huge_pages();
-    let (before, mut rng, done) = (
-        mirror.counters()?,
-        Rng::with_seed(4),
-        AtomicBool::new(false),
-    );
+    region.fill(0..region.len(), 0);
+    let (before, done) = (mirror.counters()?, AtomicBool::new(false));
+    let mut launches = 0;
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let storm = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                region.store(HUGE - PAGE, 1);
-                let _ = region.advise(HUGE - PAGE..HUGE, MmapAdvise::MADV_DONTNEED);
+                region.protect(0..region.len(), RW | ProtFlags::PROT_EXEC)?;
+                region.protect(0..region.len(), RW)?;
             }
+            anyhow::Ok(())
         });
-        let outcome = (1..=ROUNDS).try_for_each(|round| {
-            if counted(&mirror, &before, "retries")? > 0 {
-                return Ok(());
+        let mut count = || -> Result<()> {
+            while launches < ROUNDS && counted(&mirror, &before, "retries")? == 0 {
+                let add = Atomic::add(region.lanes(0, PAGE), 1_u64);
+                mirror.run(add, lanes(PAGES as u32))?;
+                launches += 1;
             }
-            let first = rng.usize(0..256);
-            region.advise(0..HUGE / 2, MmapAdvise::MADV_DONTNEED)?;
-            mirror.run(Store::new(region.lanes(first * PAGE, 0), round), lanes(1))?;
-            ensure_eq!(region.load(first * PAGE), round);
             Ok(())
-        });
+        };
+        let outcome = count();
         done.store(true, Ordering::Relaxed);
+        storm.join().ok().context("the storm panicked")??;
         outcome
     })?;
+    println!("a retry within {launches} launches");
+    ensure_words(&region.page_words(), |_| launches)?;
     let retries = counted(&mirror, &before, "retries")?;
-    ensure!(retries > 0, "no retry in {ROUNDS} faults");
+    ensure!(retries > 0, "no retry in {ROUNDS} launches");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::region::{Region, HUGE, PAGE, RW};
 use crate::sys::{fork, Child};
 
 /// How long the disk stays frozen if nobody has it thawed. What is to be served meanwhile has as long, and comes far earlier.
-pub(crate) const FROZEN: Duration = Duration::from_secs(30);
+pub(crate) const FROZEN: Duration = Duration::from_secs(60);
 
 /// Blocks whose service takes as long as we like: a write to a page of a file waits while the file's disk is frozen. So a worker that
 /// serves one of them does not end, and holds the mmap lock of its process: nobody there may map or unmap anything meanwhile.
