@@ -46,6 +46,7 @@ mod refused;
 mod region;
 mod remap;
 mod samples;
+mod scarce;
 mod stopped;
 mod submit;
 mod sw_sync;
@@ -91,6 +92,7 @@ const ALL: &[&[Test]] = &[
     process::TESTS,
     events::TESTS,
     query::TESTS,
+    scarce::TESTS,
     bind::TESTS,
     introspect::TESTS,
     traces::TESTS,
