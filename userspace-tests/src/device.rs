@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The device goes away and comes back, the module too.
+//! The device goes away and comes back, the module too; and resets of it.
+
+mod reset;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,6 +23,7 @@ use crate::region::{Region, PAGE};
 use crate::submit::{marker, Syncobj};
 use crate::sw_sync::Timeline;
 use crate::sys::{fork, Child};
+use reset::a_reset_under_live_mirrors_loses_no_memory;
 
 guest_tests![
     unbinding_ends_work_in_flight_and_rebinding_brings_the_gpu_back,
@@ -29,6 +32,7 @@ guest_tests![
     unbinding_while_programs_close_their_files_leaves_nothing_mapped in 300,
     a_device_that_was_unbound_while_idle_comes_back,
     the_module_stays_while_a_file_is_open_and_goes_after,
+    a_reset_under_live_mirrors_loses_no_memory in 300,
     a_gpu_that_falls_off_the_bus_holds_up_nobody_and_another_one_works in 300,
 ];
 
