@@ -39,6 +39,7 @@ use kernel::{
 mod gate;
 mod intr;
 mod reset;
+mod svms;
 mod watchdog;
 
 use gate::Gate;
@@ -291,27 +292,6 @@ impl Gpu {
     /// Nanoseconds of the device's clock, which fault packets carry.
     pub(crate) fn ptimer_ns(&self) -> u64 {
         ptimer_ns(&self.bar0)
-    }
-
-    /// Registers an address space.
-    pub(crate) fn add_svm(&self, svm: &Arc<Svm>) -> Result {
-        let mut svms = self.svms.lock();
-        if self.is_lost() {
-            return Err(ENODEV);
-        }
-        Ok(svms.push(svm.clone(), GFP_KERNEL)?)
-    }
-
-    /// The address space of the file with the smallest number that is `client` or more.
-    pub(crate) fn next_svm(&self, client: u64) -> Option<Arc<Svm>> {
-        let svms = self.svms.lock();
-        let candidates = svms.iter().filter(|svm| svm.client() >= client);
-        candidates.min_by_key(|svm| svm.client()).cloned()
-    }
-
-    /// Forgets an address space.
-    pub(crate) fn remove_svm(&self, svm: &Arc<Svm>) {
-        self.svms.lock().retain(|other| !Arc::ptr_eq(other, svm));
     }
 
     /// Waits until the fault packets that were there have been handed out.

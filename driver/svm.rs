@@ -21,7 +21,7 @@ use kernel::{
     mm::{Mm, MmWithUser},
     new_mutex, new_work,
     prelude::*,
-    sync::{aref::ARef, Arc, Mutex},
+    sync::{aref::ARef, atomic::Atomic, Arc, Mutex},
     workqueue::{HasWork, Work, WorkItem},
 };
 
@@ -34,6 +34,7 @@ mod part;
 mod pending;
 mod query;
 mod refuse;
+mod room;
 mod service;
 mod space;
 mod traces;
@@ -44,6 +45,7 @@ pub(crate) use dump::Dump;
 pub(crate) use events::{Client, FaultLog};
 use pending::{Pending, WORKERS};
 pub(crate) use query::QUERY_PAGES_MAX;
+use room::with_room;
 use service::Worker;
 use space::Space;
 
@@ -127,6 +129,8 @@ pub(crate) struct Svm {
     /// Page-table levels above the regions, and the regions. `None` after teardown.
     #[pin]
     space: Mutex<Option<Space>>,
+    /// Regions in `space`, for who looks for device memory without its lock.
+    regions: Atomic<usize>,
     /// Faults that wait for service.
     #[pin]
     pending: Mutex<Pending<Fault>>,
@@ -174,7 +178,9 @@ impl Svm {
         client: Client,
     ) -> Result<Arc<Self>> {
         let _inside = gpu.gate.enter();
-        let space = Space::new(&gpu.vram, unmanaged.start, client.id)?;
+        let space = with_room(gpu, client.id, || {
+            Space::new(&gpu.vram, unmanaged.start, client.id)
+        })?;
         let svm = Arc::pin_init(
             try_pin_init!(Self {
                 gpu: gpu.clone(),
@@ -185,6 +191,7 @@ impl Svm {
                 pdb: space.pdb(),
                 closing <- new_mutex!((), "mirage::closing"),
                 space <- new_mutex!(Some(space), "mirage::space"),
+                regions: Atomic::new(0),
                 pending <- new_mutex!(Pending::new()?, "mirage::pending"),
                 workers <- pin_init::pin_init_array_from_fn(|_| Worker::new()),
                 busy <- BusyTimes::new(),
@@ -293,6 +300,10 @@ impl Svm {
     pub(crate) fn channel_alloc(self: &Arc<Self>, config: ChannelConfig) -> Result<u32> {
         let _inside = self.gpu.gate.enter();
         self.gpu.check_usable()?;
+        with_room(&self.gpu, self.client.id, || self.try_channel_alloc(config))
+    }
+
+    fn try_channel_alloc(self: &Arc<Self>, config: ChannelConfig) -> Result<u32> {
         let slot = Slot::take(config.engine, self)?;
         let mem = self.gpu.dma.coherent(usize::try_from(CHANNEL_MEM)?)?;
         let va = self.unmanaged.start + slot.id.index() as u64 * CHANNEL_MEM;

@@ -11,6 +11,7 @@ use super::{
     part::{BlockScratch, Part},
     pending::TAKE_MAX,
     refuse::diagnose,
+    room::with_room,
     space::position,
     Reason, Svm,
 };
@@ -29,15 +30,13 @@ use kernel::{
     mm::MmWithUser,
     new_mutex,
     prelude::*,
-    sync::{Arc, Mutex},
+    sync::{atomic::Relaxed, Arc, Mutex},
     time::{Delta, Instant, Monotonic},
 };
 
 /// Most blocks, and longest time, before the accesses that were served are let go on.
 const BATCH_BLOCKS: usize = 64;
 const BATCH_BUDGET: Delta = Delta::from_millis(20);
-/// Regions given up, one by one, before a fault is answered with [`Reason::OutOfMemory`].
-const EVICTIONS_MAX: usize = 8;
 
 /// One that serves faults.
 #[pin_data]
@@ -251,27 +250,29 @@ impl Svm {
             return Err(Reason::NoVma);
         }
         let _inside = self.gpu.gate.enter();
-        let mut guard = self.space.lock();
-        let space = Option::as_mut(&mut guard).ok_or(Reason::Device)?;
-        for _ in 0..EVICTIONS_MAX {
-            let reserved = space.region(&self.gpu, mm, block_va).and_then(|region| {
-                let block = position(block_va).0;
-                if !region.notifier.lock().tables().is_reserved(block) {
-                    // Not under the update lock, and neither is what it does not need freed.
-                    let memory = BlockMemory::new(&self.gpu.vram)?;
-                    let unused = region.notifier.lock().tables().reserve(block, memory);
-                    drop(unused);
-                }
-                Ok(region)
-            });
-            match reserved {
-                Ok(region) => return Ok(region),
-                Err(e) if e == ENOMEM => space.evict(&self.gpu).map_err(|_| Reason::OutOfMemory)?,
-                // The notifier takes no address space that is going away.
-                Err(_) => return Err(Reason::NoVma),
-            }
+        match with_room(&self.gpu, self.client.id, || self.try_reserve(mm, block_va)) {
+            Ok(region) => Ok(region),
+            Err(e) if e == ENOMEM => Err(Reason::OutOfMemory),
+            Err(e) if e == ENODEV => Err(Reason::Device),
+            // The notifier takes no address space that is going away.
+            Err(_) => Err(Reason::NoVma),
         }
-        Err(Reason::OutOfMemory)
+    }
+
+    fn try_reserve(&self, mm: &MmWithUser, block_va: u64) -> Result<Arc<Region>> {
+        let mut guard = self.space.lock();
+        let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
+        let region = space.region(&self.gpu, mm, block_va);
+        self.regions.store(space.count(), Relaxed);
+        let region = region?;
+        let block = position(block_va).0;
+        if !region.notifier.lock().tables().is_reserved(block) {
+            // Not under the update lock, and neither is what it does not need freed.
+            let memory = BlockMemory::new(&self.gpu.vram)?;
+            let unused = region.notifier.lock().tables().reserve(block, memory);
+            drop(unused);
+        }
+        Ok(region)
     }
 
     /// Takes back needs that the GPU's page table meets already, and chooses the window for the others: the whole block if nothing is

@@ -66,6 +66,11 @@ impl Space {
         self.directory.pdb()
     }
 
+    /// How many regions there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     /// The region of `va`, made if there is none.
     pub(super) fn region(
         &mut self,

@@ -38,7 +38,7 @@ const VALID: u32 = 1;
 const VALID_WRITE: u32 = 7;
 
 /// Pages done, and the error if there was one.
-fn prefetch(mirror: &Mirror, args: SvmBind) -> (u64, Option<Errno>) {
+pub(crate) fn prefetch(mirror: &Mirror, args: SvmBind) -> (u64, Option<Errno>) {
     let mut args = SvmBind {
         pages_done: 0xdead,
         ..args
@@ -48,7 +48,7 @@ fn prefetch(mirror: &Mirror, args: SvmBind) -> (u64, Option<Errno>) {
     (args.pages_done, outcome.err())
 }
 
-fn of(region: &Region, offset: usize, len: usize, flags: u32) -> SvmBind {
+pub(crate) fn of(region: &Region, offset: usize, len: usize, flags: u32) -> SvmBind {
     SvmBind {
         va: region.at(offset).addr(),
         size: len as u64,

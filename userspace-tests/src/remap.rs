@@ -8,6 +8,7 @@ use fastrand::Rng;
 use mirage::{lanes, Access, Atomic, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
+use crate::bind::{of, prefetch};
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
 use crate::harness::{guest_tests, rounds};
 use crate::region::{Region, HUGE, PAGE, RW, WORD};
@@ -19,6 +20,7 @@ guest_tests![
     around_a_hole_everything_stays_valid,
     a_mapping_larger_than_any_table_goes_completely,
     more_neighbourhoods_than_the_driver_keeps_can_be_used,
+    files_that_take_all_device_memory_leave_some_to_others in 600,
     a_mapping_that_becomes_writable_again_can_be_written,
     pages_given_back_read_as_zeros,
     a_freed_allocation_can_be_used_again_by_the_next,
@@ -137,6 +139,32 @@ fn more_neighbourhoods_than_the_driver_keeps_can_be_used() -> Result<()> {
         work.get("regions_evicted") > 0,
         "so many are kept at once: {work:?}"
     );
+    Ok(())
+}
+
+/// Each file has as many page tables as it can, and two together more than there is device memory. A third has few.
+fn files_that_take_all_device_memory_leave_some_to_others() -> Result<()> {
+    const REGIONS: usize = 2040;
+    const REGION: usize = 32 << 20;
+    let (greedy, modest) = ([Mirror::new()?, Mirror::new()?], Mirror::new()?);
+    let region = sparse(REGIONS, REGION)?;
+    let before = modest.counters()?;
+    for mirror in &greedy {
+        for offset in (0..REGIONS * REGION).step_by(HUGE) {
+            let outcome = prefetch(mirror, of(&region, offset, PAGE, 0));
+            ensure!(outcome == (1, None), "at {offset:#x}: {outcome:?}");
+        }
+    }
+    let work = modest.counters()?.since(&before);
+    ensure!(
+        work.get("regions_evicted") > 0,
+        "there is room for all: {work:?}"
+    );
+    for mirror in [modest, Mirror::new()?] {
+        let page = Region::anonymous(PAGE)?;
+        mirror.run(Store::new(page.lanes(0, 0), 7_u64), lanes(1))?;
+        ensure_eq!(page.load(0), 7);
+    }
     Ok(())
 }
 
