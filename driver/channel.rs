@@ -163,7 +163,7 @@ impl Channel {
                 timeout_ns: timeout_ns(config.timeout_ms),
                 work <- new_work!("mirage::channel_work"),
             }? Error),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

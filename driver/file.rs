@@ -88,7 +88,7 @@ impl drm::DriverFile for MirageFile {
             gpu: gpu.clone(),
             mirror <- new_mutex!(None, "MirageFile::mirror"),
         });
-        KBox::pin_init(file, GFP_KERNEL)
+        KBox::pin_init(file, GFP_KERNEL_ACCOUNT)
     }
 
     /// docs/userspace.md says what the keys mean.

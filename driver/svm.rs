@@ -200,7 +200,7 @@ impl Svm {
                 worker_2 <- new_work!("mirage::service"),
                 worker_3 <- new_work!("mirage::service"),
             }? Error),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         gpu.add_svm(&svm)?;
         Ok(svm)

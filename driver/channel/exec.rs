@@ -100,11 +100,11 @@ impl Channel {
 
     fn try_exec(self: &Arc<Self>, exec: Exec) -> Result<Option<Room>> {
         let new_fence = NewFence::alloc()?;
-        let mut waits = KVec::with_capacity(exec.waits.len(), GFP_KERNEL)?;
+        let mut waits = KVec::with_capacity(exec.waits.len(), GFP_KERNEL_ACCOUNT)?;
         for fence in exec.waits {
             // What comes earlier on the same channel is done earlier.
             if !self.timeline.has(&fence) {
-                waits.push(FenceWaiter::new(fence, self)?, GFP_KERNEL)?;
+                waits.push(FenceWaiter::new(fence, self)?, GFP_KERNEL_ACCOUNT)?;
             }
         }
         let bytes = size_of_val(&*exec.words);

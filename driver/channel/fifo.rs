@@ -15,9 +15,9 @@ pub(super) struct Fifo<T> {
 impl<T> Fifo<T> {
     /// An empty queue for `capacity` items.
     pub(super) fn with_capacity(capacity: usize) -> Result<Self> {
-        let mut slots = KVec::with_capacity(capacity, GFP_KERNEL)?;
+        let mut slots = KVec::with_capacity(capacity, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..capacity {
-            slots.push(None, GFP_KERNEL)?;
+            slots.push(None, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(Self {
             slots,

@@ -153,7 +153,7 @@ fn copy_pushes(args: &raw::drm_mirage_exec) -> Result<KVVec<u32>> {
             return Err(EINVAL);
         }
     }
-    let mut words = KVVec::from_elem(0u32, bytes / WORD, GFP_KERNEL)?;
+    let mut words = KVVec::from_elem(0u32, bytes / WORD, GFP_KERNEL_ACCOUNT)?;
     let mut rest = &mut *words;
     for push in &pushes {
         let (this, others) = rest
@@ -170,11 +170,11 @@ fn copy_pushes(args: &raw::drm_mirage_exec) -> Result<KVVec<u32>> {
 /// The fences that EXEC waits for.
 fn wait_fences(args: &raw::drm_mirage_exec, file: &File) -> Result<KVec<InFence>> {
     let syncs: KVec<raw::drm_mirage_sync> = user::copy_array(args.wait_ptr, args.wait_count)?;
-    let mut fences = KVec::with_capacity(syncs.len(), GFP_KERNEL)?;
+    let mut fences = KVec::with_capacity(syncs.len(), GFP_KERNEL_ACCOUNT)?;
     for sync in &syncs {
         check_sync(sync)?;
         let fence = find_fence(file, sync.handle, sync.point)?;
-        fences.push(fence, GFP_KERNEL)?;
+        fences.push(fence, GFP_KERNEL_ACCOUNT)?;
     }
     Ok(fences)
 }
@@ -182,7 +182,7 @@ fn wait_fences(args: &raw::drm_mirage_exec, file: &File) -> Result<KVec<InFence>
 /// The places that get the fence of EXEC.
 fn signals(args: &raw::drm_mirage_exec, file: &File) -> Result<KVec<Signal>> {
     let syncs: KVec<raw::drm_mirage_sync> = user::copy_array(args.sig_ptr, args.sig_count)?;
-    let mut signals: KVec<Signal> = KVec::with_capacity(syncs.len(), GFP_KERNEL)?;
+    let mut signals: KVec<Signal> = KVec::with_capacity(syncs.len(), GFP_KERNEL_ACCOUNT)?;
     for sync in &syncs {
         check_sync(sync)?;
         let syncobj = Syncobj::find(file, sync.handle)?;
@@ -197,7 +197,7 @@ fn signals(args: &raw::drm_mirage_exec, file: &File) -> Result<KVec<Signal>> {
             point if point > last => Signal::timeline(syncobj, point)?,
             _ => return Err(EINVAL),
         };
-        signals.push(signal, GFP_KERNEL)?;
+        signals.push(signal, GFP_KERNEL_ACCOUNT)?;
     }
     Ok(signals)
 }

@@ -62,8 +62,8 @@ impl NewFence {
     /// Allocates. May sleep and reclaim memory.
     pub(crate) fn alloc() -> Result<Self> {
         Ok(Self {
-            c: KBox::new_uninit(GFP_KERNEL)?,
-            issuer: UniqueArc::new_uninit(GFP_KERNEL)?,
+            c: KBox::new_uninit(GFP_KERNEL_ACCOUNT)?,
+            issuer: UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?,
         })
     }
 }
@@ -275,7 +275,7 @@ impl<T: FenceClient> FenceWaiter<T> {
                 client,
                 signaled: Atomic::new(false),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         // INVARIANT: Here it is given. The result says that the fence has signalled.
         // SAFETY: The fence is alive, and `cb` stays where it is until `drop` has taken it out of the fence's list.

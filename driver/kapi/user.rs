@@ -26,9 +26,9 @@ unsafe impl Plain for raw::drm_mirage_sync {}
 
 /// Copies an array of `count` elements at `addr`.
 pub(crate) fn copy_array<T: Plain>(addr: u64, count: u32) -> Result<KVec<T>> {
-    let mut array = KVec::with_capacity(usize::try_from(count)?, GFP_KERNEL)?;
+    let mut array = KVec::with_capacity(usize::try_from(count)?, GFP_KERNEL_ACCOUNT)?;
     for _ in 0..count {
-        array.push(T::default(), GFP_KERNEL)?;
+        array.push(T::default(), GFP_KERNEL_ACCOUNT)?;
     }
     let len = size_of_val::<[T]>(&array);
     // SAFETY: The memory is that of the array, borrowed for as long, and by the contract of `Plain` any bytes may be put there.

@@ -47,7 +47,7 @@ impl BlockScratch {
                 pfns <- pin_init::init_array_from_fn(|_| 0),
                 slots <- pin_init::init_array_from_fn(|_| None),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 }

@@ -61,7 +61,7 @@ impl<T: InBlock> Pending<T> {
     /// An empty queue.
     pub(super) fn new() -> Result<Self> {
         Ok(Self {
-            faults: KVec::with_capacity(FAULTS_MAX, GFP_KERNEL)?,
+            faults: KVec::with_capacity(FAULTS_MAX, GFP_KERNEL_ACCOUNT)?,
             workers: [Activity::Idle; WORKERS],
             end: End::Open,
         })

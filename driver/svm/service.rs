@@ -56,7 +56,7 @@ impl Worker {
     pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             scratch <- new_mutex!(Scratch {
-                batch: KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?,
+                batch: KVec::with_capacity(TAKE_MAX, GFP_KERNEL_ACCOUNT)?,
                 block: BlockScratch::new()?,
             }, "mirage::scratch"),
         }? Error)

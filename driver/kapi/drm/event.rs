@@ -63,7 +63,7 @@ impl EventSender {
         let target = Target(NonNull::new(file));
         Arc::pin_init(
             pin_init!(Self { file <- new_mutex!(target, "mirage::events") }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

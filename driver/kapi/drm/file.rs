@@ -112,7 +112,7 @@ impl<F: DriverFile> File<F> {
         let events = unsafe { EventSender::new(raw) };
         let private = events.and_then(|events| {
             let inner = F::open(device)?;
-            Ok(KBox::new(Private { events, inner }, GFP_KERNEL)?)
+            Ok(KBox::new(Private { events, inner }, GFP_KERNEL_ACCOUNT)?)
         });
         let private = match private {
             Ok(private) => KBox::into_raw(private),
