@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{ensure, Context, Result};
-use mirage::uapi::{ChannelAlloc, IoctlId, Param, SvmInit};
+use mirage::uapi::{ChannelAlloc, IoctlId, Param, SvmBind, SvmInit};
 use mirage::{lanes, Channel, Gpu, Store};
 use nix::errno::Errno;
 
@@ -16,6 +16,7 @@ use crate::fixture::{ensure_eq, Mirror};
 use crate::harness::{guest_tests, skip};
 use crate::ioctls::call;
 use crate::kernel::Setting;
+use crate::query::query;
 use crate::region::{Region, PAGE};
 use crate::sys::Low;
 
@@ -23,6 +24,8 @@ guest_tests![
     svm_init_survives_each_allocation_that_fails in 300,
     channel_alloc_survives_each_allocation_that_fails in 300,
     exec_survives_each_allocation_that_fails in 300,
+    svm_bind_survives_each_allocation_that_fails in 300,
+    svm_query_survives_each_allocation_that_fails in 300,
 ];
 
 /// More allocations than any of these ioctls makes.
@@ -145,4 +148,36 @@ fn exec_survives_each_allocation_that_fails() -> Result<()> {
     let state = mirror.channel.state()?;
     ensure!(state.stopped.is_none() && state.finished == state.submitted);
     Ok(())
+}
+
+/// Of memory that the CPU has touched, so that all allocations are the driver's.
+fn svm_bind_survives_each_allocation_that_fails() -> Result<()> {
+    let prepare = || {
+        let region = Region::anonymous(16 * PAGE)?;
+        region.fill(0..region.len(), 3);
+        Ok((Mirror::new()?, region))
+    };
+    FailNth::new()?.each(prepare, |(mirror, region)| {
+        let args = SvmBind {
+            va: region.at(0).addr(),
+            size: region.len() as u64,
+            flags: 1,
+            ..Default::default()
+        };
+        call(mirror.gpu.as_fd(), IoctlId::SvmBind, args)
+    })
+}
+
+fn svm_query_survives_each_allocation_that_fails() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
+    region.fill(0..region.len(), 3);
+    mirror.run(Store::new(region.lanes(0, PAGE), 4_u64), lanes(16))?;
+    FailNth::new()?.each(
+        || Ok(()),
+        |()| {
+            let outcome = query(&mirror, region.at(0).addr(), region.pages());
+            outcome.map_err(|error| error.downcast().unwrap_or(Errno::UnknownErrno))
+        },
+    )?;
+    still_works(&mirror)
 }
