@@ -302,11 +302,12 @@ fn a_signal_ends_the_wait_for_room_in_the_ring() -> Result<()> {
     let spinner = Spinner::over(&values)?;
     let running = spinner.start(&mirror.channel)?;
     let push: PushBuffer = mirror.channel.push_buffer();
-    sys::alarm_after(Duration::from_secs(5))?;
-    // Behind work that does not end, the ring fills up; the next submission waits until the alarm comes.
+    let alarms = sys::Alarms::every(Duration::from_secs(5))?;
+    // Behind work that does not end, the ring fills up; the next submission waits until an alarm comes.
     let outcome =
         (0..1_000_000).find_map(|_| exec_once(&mirror.gpu, &mirror.channel, push.words()).err());
     ensure_eq!(outcome, Some(Errno::EINTR));
+    drop(alarms);
     spinner.finish(&running)?;
     mirror.run(Store::new(values.lanes(0, 0), 1_u64), lanes(1))
 }

@@ -6,6 +6,7 @@ mod uffd;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -133,8 +134,8 @@ pub(crate) fn own_fd(fd: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has `handler` do nothing but interrupt system calls on SIGALRM, which comes after `delay`.
-pub(crate) fn alarm_after(delay: Duration) -> Result<()> {
+/// Has SIGALRM interrupt system calls, and do nothing else.
+fn interrupt_on_alarm() -> Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = nix::sys::signal::SigAction::new(
         nix::sys::signal::SigHandler::Handler(nothing),
@@ -143,12 +144,49 @@ pub(crate) fn alarm_after(delay: Duration) -> Result<()> {
     );
     // SAFETY: the handler does nothing, so it is async-signal-safe.
     unsafe { nix::sys::signal::sigaction(Signal::SIGALRM, &action) }.context("sigaction")?;
+    Ok(())
+}
+
+/// Sends this thread a SIGALRM after `delay`.
+pub(crate) fn alarm_after(delay: Duration) -> Result<()> {
+    interrupt_on_alarm()?;
     let thread = nix::sys::pthread::pthread_self();
     std::thread::spawn(move || {
         std::thread::sleep(delay);
         let _ = nix::sys::pthread::pthread_kill(thread, Signal::SIGALRM);
     });
     Ok(())
+}
+
+/// While it exists, the thread that made it gets SIGALRMs.
+pub(crate) struct Alarms(Arc<Mutex<bool>>);
+
+impl Alarms {
+    /// One each `interval`.
+    pub(crate) fn every(interval: Duration) -> Result<Self> {
+        interrupt_on_alarm()?;
+        let thread = nix::sys::pthread::pthread_self();
+        let alarms = Alarms(Arc::new(Mutex::new(true)));
+        let wanted = Arc::clone(&alarms.0);
+        std::thread::spawn(move || loop {
+            std::thread::sleep(interval);
+            match wanted.lock() {
+                Ok(wanted) if *wanted => {
+                    let _ = nix::sys::pthread::pthread_kill(thread, Signal::SIGALRM);
+                }
+                _ => return,
+            }
+        });
+        Ok(alarms)
+    }
+}
+
+impl Drop for Alarms {
+    fn drop(&mut self) {
+        if let Ok(mut wanted) = self.0.lock() {
+            *wanted = false;
+        }
+    }
 }
 
 /// A file of secret memory, where the kernel has that.
