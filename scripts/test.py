@@ -242,8 +242,8 @@ def suite_guest_stock():
     return guest("stock", ["mirage-tests"], "guest-stock")
 
 
-# Two tests whose sizes are the driver's bounds, and so cannot be repeated less.
-LARGE = "^faults::a_storm_of_100_000_faults|^remap::more_neighbourhoods"
+# Three tests whose sizes are the driver's bounds or the device's, and so cannot be repeated less.
+LARGE = "^faults::a_storm_of_100_000_faults|^remap::(more_neighbourhoods|files_that_take_all)"
 
 
 def suite_guest_hard():
