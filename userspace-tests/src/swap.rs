@@ -25,7 +25,7 @@ guest_tests![
     no_count_is_lost_while_huge_pages_go_to_swap,
     no_count_is_lost_while_swap_is_switched_off,
     locked_pages_stay_where_they_are,
-    a_group_at_its_limit_makes_room_for_what_the_gpu_touches,
+    a_group_at_its_limit_makes_room_for_what_the_gpu_touches in 300,
     races_of_madv_dontneed_leave_zeros_or_what_was_written,
 ];
 
