@@ -150,14 +150,10 @@ fn exec_survives_each_allocation_that_fails() -> Result<()> {
     Ok(())
 }
 
-/// Of memory that the CPU has touched, so that all allocations are the driver's.
+/// Of memory that the CPU has touched, so that all allocations are the driver's, and that another mirror has mapped: where the kernel
+/// checks DMA, it keeps a tree of pages that are mapped, and checks nothing any more once that finds no memory.
 fn svm_bind_survives_each_allocation_that_fails() -> Result<()> {
-    let prepare = || {
-        let region = Region::anonymous(16 * PAGE)?;
-        region.fill(0..region.len(), 3);
-        Ok((Mirror::new()?, region))
-    };
-    FailNth::new()?.each(prepare, |(mirror, region)| {
+    let bind = |mirror: &Mirror, region: &Region| {
         let args = SvmBind {
             va: region.at(0).addr(),
             size: region.len() as u64,
@@ -165,7 +161,14 @@ fn svm_bind_survives_each_allocation_that_fails() -> Result<()> {
             ..Default::default()
         };
         call(mirror.gpu.as_fd(), IoctlId::SvmBind, args)
-    })
+    };
+    let prepare = || {
+        let (other, region) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
+        region.fill(0..region.len(), 3);
+        bind(&other, &region)?;
+        Ok((Mirror::new()?, region, other))
+    };
+    FailNth::new()?.each(prepare, |(mirror, region, _)| bind(mirror, region))
 }
 
 fn svm_query_survives_each_allocation_that_fails() -> Result<()> {
