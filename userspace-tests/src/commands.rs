@@ -134,7 +134,13 @@ fn following_a_page_shows_its_life_until_interrupted() -> Result<()> {
         }
     }
     ensure!(command.wait()?.success(), "an interrupt is no error");
-    ensure_eq!(life, ["fault", "commit", "replay", "invalidate"]);
+    // A device may tell of a fault twice, and late; then there is more in between.
+    let first = |name| life.iter().position(|other| other == name);
+    let order = ["fault", "commit", "replay", "invalidate"].map(first);
+    ensure!(
+        order.is_sorted() && order.iter().all(Option::is_some),
+        "{life:?}"
+    );
     ensure!(!Path::new(&instance).exists(), "{instance} is left behind");
     Ok(())
 }
