@@ -41,10 +41,7 @@ impl Done {
             ),
             Row::new("mprotect: of pages with nodes, and back", self.reprotected),
             Row::new("madvise: huge pages made of small ones", self.collapsed),
-            Row::new(
-                "mmap, fill and copy by a copy engine, munmap of buffers",
-                self.buffers,
-            ),
+            Row::new("mmap, copy engine fills and copies, munmap", self.buffers),
             Row::new("madvise: scratch memory given back", self.discarded),
         ]
     }
