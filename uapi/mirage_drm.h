@@ -21,7 +21,8 @@ extern "C" {
  *
  * A reset of the device, for example through sysfs, stops all channels with
  * DRM_MIRAGE_REASON_RESET; the mirror stays. While it lasts there are no channels to be had:
- * CHANNEL_ALLOC and CHANNEL_RESET return -EAGAIN, and EXEC -EIO as on any channel that was stopped.
+ * CHANNEL_ALLOC, CHANNEL_RESET and SVM_BIND wait for its end or return -EAGAIN, SVM_INIT waits, and
+ * EXEC returns -EIO as on any channel that was stopped.
  *
  * Every ioctl returns -EINVAL for unknown flags or parameters and for padding that is not zero, and
  * -ENODEV when the device is gone.
