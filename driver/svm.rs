@@ -11,6 +11,7 @@ use crate::{
     channel::{Channel, ChannelConfig, ChannelId, Slot, CHANNEL_MEM, MAPPED},
     fault::{Fault, FaultAccess},
     gpu::Gpu,
+    gpu_pt::block::Stale,
     kapi::{time, workqueue::flush_work},
     tlb::{CacheLevel, Scope},
     vram::VramOffset,
@@ -344,9 +345,18 @@ impl Svm {
     pub(crate) fn map_unmanaged(&self, va: u64, dma: u64) -> Result {
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
+        let mut stale = Stale::Nothing;
         for (piece, access) in MAPPED {
             let range = va + piece.start..va + piece.end;
-            space.map_unmanaged(&self.gpu.vram, range, dma + piece.start, access)?;
+            stale =
+                stale.max(space.map_unmanaged(&self.gpu.vram, range, dma + piece.start, access)?);
+        }
+        if stale != Stale::Nothing {
+            self.gpu.tlb_invalidate(&Scope {
+                pdb: self.pdb,
+                range: Some(va..va + CHANNEL_MEM),
+                level: stale.into(),
+            });
         }
         Ok(())
     }

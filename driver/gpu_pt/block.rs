@@ -39,12 +39,12 @@ enum Form {
 /// What an operation did to entries that the device may have cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stale {
-    /// Nothing: only invalid entries became valid.
+    /// Nothing: only entries of one word became valid that were invalid.
     #[default]
     Nothing,
     /// PTEs.
     Pte,
-    /// PTEs and the PDE0.
+    /// PTEs and the PDE0. Also of a PDE0 that was invalid: while its two halves are written, the device may read one and keep that.
     Pde0,
 }
 
@@ -294,7 +294,7 @@ impl Block {
             return Ok(Stale::Nothing);
         }
         self.write_pde0_tables(mem)?;
-        Ok(Stale::Nothing)
+        Ok(Stale::Pde0)
     }
 
     /// The small half goes first: until the big half is written the device sees a leaf or nothing.

@@ -15,6 +15,10 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed},
 };
 
+mod device;
+
+use device::Device;
+
 const PDE0: VramOffset = VramOffset(0);
 const BIG: VramOffset = VramOffset(0x100);
 const SMALL: VramOffset = VramOffset(0x1000);
@@ -74,7 +78,7 @@ fn leaf(page: usize, size: LeafSize, access: Access) -> Result<Leaf> {
 }
 
 /// Bus addresses that `reap` hands out for `pages`, relative to [`DMA`], in pages: how many, and their sum.
-fn reap(block: &mut Block, mem: &Memory, pages: core::ops::Range<usize>) -> (usize, u64) {
+fn reap(block: &mut Block, mem: &impl TableMem, pages: core::ops::Range<usize>) -> (usize, u64) {
     let (mut count, mut sum) = (0, 0);
     block.reap(mem, pages, |addr| {
         count += 1;
@@ -286,6 +290,26 @@ mod suite {
             Stale::Pde0
         );
         assert_eq!(mem.read(PDE0.add(8)), 0);
+        Ok(())
+    }
+
+    /// It may have read one half of a PDE0 before it was written, and the other after.
+    #[test]
+    fn a_device_that_walks_all_the_time_finds_every_leaf() -> Result {
+        let sizes = [LeafSize::Small, LeafSize::Big, LeafSize::Huge];
+        for sizes in sizes
+            .map(|first| sizes.map(|then| [first, then]))
+            .as_flattened()
+        {
+            let (device, mut block) = (Device::new()?, block()?);
+            for size in *sizes {
+                device.invalidate(block.map(&device, leaf(0, size, Access::ReadWrite)?)?);
+                assert!(device.finds(0));
+                device.invalidate(block.retire(&device, 0..BLOCK_PAGES)?.stale);
+                assert!(!device.finds(0));
+                reap(&mut block, &device, 0..BLOCK_PAGES);
+            }
+        }
         Ok(())
     }
 

@@ -218,14 +218,15 @@ impl Space {
         self.directory.unlink_all(vram);
     }
 
-    /// Maps driver memory, contiguous on the bus, in the unmanaged range.
+    /// Maps driver memory, contiguous on the bus, in the unmanaged range. Returns what the device may have cached of before.
     pub(super) fn map_unmanaged(
         &mut self,
         vram: &Vram,
         range: Range<u64>,
         dma: u64,
         access: Access,
-    ) -> Result {
+    ) -> Result<Stale> {
+        let mut stale = Stale::Nothing;
         for (i, va) in range.step_by(1 << PAGE_SHIFT).enumerate() {
             let (index, page) = position(va);
             if !self.unmanaged.is_reserved(index) {
@@ -233,17 +234,14 @@ impl Space {
             }
             let block = self.unmanaged.block(index).ok_or(EINVAL)?;
             let pte = Pte::sysmem(dma + ((i as u64) << PAGE_SHIFT), access)?;
-            let stale = block.map(
-                vram,
-                Leaf {
-                    page,
-                    size: LeafSize::Small,
-                    pte,
-                },
-            )?;
-            debug_assert!(stale == Stale::Nothing, "driver memory replaces nothing");
+            let leaf = Leaf {
+                page,
+                size: LeafSize::Small,
+                pte,
+            };
+            stale = stale.max(block.map(vram, leaf)?);
         }
-        Ok(())
+        Ok(stale)
     }
 
     /// Unmaps driver memory. `invalidate` is called when the tables no longer map it.
