@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Finish acked invalidates up to this many microseconds late
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     delayed_acks: Option<u64>,
+    /// While requests wait for a replay, walk to their addresses again about every so many microseconds
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    eager_walks: Option<u64>,
     /// Write VALID of fault packets up to this many microseconds late
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     delayed_valid: Option<u64>,
@@ -89,6 +92,10 @@ impl Args {
             sms: self.sms,
             late_writes: self.late_writes.map(|late| late.0).or(base.late_writes),
             late_acks: late_acks.or(base.late_acks),
+            eager_walks: self
+                .eager_walks
+                .map(Duration::from_micros)
+                .or(base.eager_walks),
             packets: PacketTrouble {
                 delayed_valid: delayed_valid.or(packets.delayed_valid),
                 duplicate_percent: self.duplicate_faults.unwrap_or(packets.duplicate_percent),
@@ -165,12 +172,14 @@ mod tests {
         assert_eq!(args.vram_bytes(), 256 << 20);
         assert_eq!((config.sms, config.fault_buffer_entries), (8, 4096));
         assert!(config.late_writes.is_none() && config.late_acks.is_none());
+        assert!(config.eager_walks.is_none());
     }
 
     #[test]
     fn hard_switches_every_mode_on_and_single_switches_win() {
         let hard = parse("mirage-vgpu --socket s --hard").unwrap().config();
         assert!(hard.late_writes.is_some() && hard.late_acks.is_some());
+        assert!(hard.eager_walks.is_some());
         assert!(hard.packets.delayed_valid.is_some() && hard.fault_buffer_entries < 64);
         let percentages = |config: &Config| {
             let (packets, interrupts) = (config.packets, config.interrupts);
@@ -185,13 +194,14 @@ mod tests {
         assert!(percentages(&hard).iter().all(|percent| *percent > 0));
         let line = "mirage-vgpu --socket s --hard --fault-buffer-entries 2 --duplicate-faults 1 \
                     --stale-faults 2 --nonsense-packets 3 --spurious-interrupts 4 --lost-interrupts 0 \
-                    --delayed-valid 7 --delayed-acks 8 --late-writes 9";
+                    --delayed-valid 7 --delayed-acks 8 --late-writes 9 --eager-walks 10";
         let chosen = parse(line).unwrap().config();
         assert_eq!(percentages(&chosen), [1, 2, 3, 4, 0]);
         assert_eq!(chosen.fault_buffer_entries, 2);
         assert_eq!(chosen.packets.delayed_valid, Some(Duration::from_micros(7)));
         assert_eq!(chosen.late_acks.unwrap().most, Duration::from_micros(8));
         assert_eq!(chosen.late_writes.unwrap().percent, 9);
+        assert_eq!(chosen.eager_walks, Some(Duration::from_micros(10)));
     }
 
     #[test]

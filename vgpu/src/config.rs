@@ -21,6 +21,8 @@ pub struct Config {
     pub late_writes: Option<LateWrites>,
     /// Finish acked invalidates late. None: as soon as they are done.
     pub late_acks: Option<LateAcks>,
+    /// How often the addresses that wait for a replay are walked again meanwhile. None: not at all.
+    pub eager_walks: Option<Duration>,
     /// What happens to fault packets.
     pub packets: PacketTrouble,
     /// What happens to interrupt messages.
@@ -81,6 +83,7 @@ impl Config {
             late_acks: Some(LateAcks {
                 most: Duration::from_micros(200),
             }),
+            eager_walks: Some(Duration::from_micros(100)),
             packets: PacketTrouble {
                 delayed_valid: Some(Duration::from_micros(200)),
                 duplicate_percent: 20,
@@ -104,6 +107,7 @@ impl Default for Config {
             sms: 8,
             late_writes: None,
             late_acks: None,
+            eager_walks: None,
             packets: PacketTrouble::default(),
             interrupts: InterruptTrouble::default(),
         }

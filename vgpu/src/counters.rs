@@ -54,6 +54,8 @@ counters! {
     tlb_hits,
     /// Page-table walks.
     walks,
+    /// Of them, those to where a request waits, that nobody asked for.
+    eager_walks,
     /// Walks that started below the root, from a cached PDE.
     pde_cache_hits,
     /// Faulting requests, each time they fault.

@@ -99,7 +99,7 @@ impl Guest {
     }
 }
 
-/// A configuration of few threads, late with stores (bit 0) and with acks (bit 1).
+/// A configuration of few threads, late with stores (bit 0) and with acks (bit 1), eager to walk (bit 2).
 pub(crate) fn config(mood: u8) -> Config {
     Config {
         sms: 2,
@@ -112,6 +112,7 @@ pub(crate) fn config(mood: u8) -> Config {
         late_acks: (mood & 2 != 0).then_some(LateAcks {
             most: Duration::from_micros(50),
         }),
+        eager_walks: (mood & 4 != 0).then_some(Duration::from_micros(10)),
         ..Config::default()
     }
 }

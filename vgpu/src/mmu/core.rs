@@ -28,6 +28,7 @@ pub(crate) struct Core {
     pub(crate) counters: Arc<Counters>,
     pub(crate) late_writes: Option<LateWrites>,
     pub(crate) late_acks: Option<LateAcks>,
+    eager_walks: Option<Duration>,
     pub(crate) tlb: SharedTlb,
     pub(crate) faults: FaultBuffers,
     pub(crate) pri: PriFifo,
@@ -52,6 +53,7 @@ impl Core {
             counters,
             late_writes: parts.config.late_writes,
             late_acks: parts.config.late_acks,
+            eager_walks: parts.config.eager_walks,
             tlb: SharedTlb::new(),
             pri: PriFifo::default(),
             replays: ReplayFifo::default(),
@@ -128,6 +130,9 @@ impl Core {
             return Stalled::Abandoned;
         };
         self.faults.update_level();
+        if self.eager_walks.is_some() {
+            self.pri.wake();
+        }
         self.replays.wait(&ticket, killed)
     }
 
@@ -186,6 +191,18 @@ impl Core {
             }
         }
         self.pri.finish();
+    }
+
+    /// How soon requests that wait are walked to again; None: there are none, or they are let alone.
+    pub(crate) fn next_walk(&self) -> Option<Duration> {
+        self.eager_walks.filter(|_| self.replays.is_waiting())
+    }
+
+    /// Walks to where requests wait, if the device was told to.
+    pub(crate) fn walk_eagerly(&self) {
+        if self.eager_walks.is_some() {
+            self.replays.walk(self);
+        }
     }
 
     /// Lands held stores, once the windows that are open now are closed. Returns how many.
@@ -276,6 +293,14 @@ impl Retry for Core {
             self.counters.faults.count();
         }
         retried
+    }
+
+    fn walk(&self, request: &Request<'_>) {
+        if let Some(pdb) = request.space.pdb() {
+            self.counters.eager_walks.count();
+            // What it leads to is looked at when the request is tried again.
+            let _ = self.translate(pdb, request.fault.va);
+        }
     }
 
     fn report_waiting(&self, request: &Request<'_>) {

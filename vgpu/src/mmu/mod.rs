@@ -163,9 +163,10 @@ fn run(core: &Core, mut random: fastrand::Rng) {
     let patience = window.map_or(IDLE, |window| (window / 2).max(Duration::from_millis(1)));
     loop {
         let due = core.faults.deliver().unwrap_or(IDLE);
-        match core.pri.next(patience.min(due)) {
+        let walk = core.next_walk().unwrap_or(IDLE);
+        match core.pri.next(patience.min(due).min(walk)) {
             Work::Execute(operation) => core.execute(operation, ack_delay(core, &mut random)),
-            Work::Idle => {}
+            Work::Idle => core.walk_eagerly(),
             Work::Shutdown => return,
         }
         if let Some(window) = window {

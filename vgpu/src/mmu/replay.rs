@@ -46,6 +46,8 @@ pub(crate) struct Request<'a> {
 pub(crate) trait Retry {
     /// Tries the translation again.
     fn retry(&self, request: &Request<'_>) -> Result<(), FaultType>;
+    /// Walks to where a request waits, and keeps what is valid on the way.
+    fn walk(&self, request: &Request<'_>);
     /// Reports a request that waits, or goes on waiting.
     fn report_waiting(&self, request: &Request<'_>);
     /// Reports a request that is cancelled.
@@ -205,6 +207,26 @@ impl ReplayFifo {
             .filter(|stall| stall.outcome.is_none())
         {
             stall.replay(op, mmu);
+        }
+    }
+
+    /// Whether anything waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let stalls = self.lock();
+        stalls.list.iter().any(|stall| !stall.waiting.is_empty())
+    }
+
+    /// Walks to where requests wait. With the lock held, so that nothing is cached for a channel once it is abandoned.
+    pub(crate) fn walk(&self, mmu: &impl Retry) {
+        for stall in &self.lock().list {
+            let (space, client) = (&stall.space, stall.client);
+            for &fault in &stall.waiting {
+                mmu.walk(&Request {
+                    space,
+                    client,
+                    fault,
+                });
+            }
         }
     }
 

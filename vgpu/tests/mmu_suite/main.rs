@@ -3,6 +3,7 @@
 //! that a mistake in the device's definitions shows.
 
 mod cancel;
+mod eager_walks;
 mod fault_buffers;
 mod hard_modes;
 mod interrupts;
