@@ -177,9 +177,11 @@ fn a_block_that_is_taken_away_all_the_time_holds_up_no_other() -> Result<()> {
                 let busy = one.launch(Load::<u64>::new(contended.lanes(0, PAGE)), lanes(512))?;
                 other.advise(0..other.len(), MmapAdvise::MADV_DONTNEED)?;
                 two.launch(Store::new(other.lanes(0, PAGE), value), lanes(512))?
-                    .wait(LIMIT)?;
+                    .wait(LIMIT)
+                    .context("the other block is held up")?;
                 ensure!(other.page_words().iter().all(|&word| word == value));
-                busy.wait(LIMIT)?;
+                busy.wait(LIMIT)
+                    .context("the block that is taken away is never served")?;
             }
             Ok(())
         })();

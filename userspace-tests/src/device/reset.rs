@@ -299,8 +299,10 @@ pub(super) fn a_reset_under_live_mirrors_loses_no_memory() -> Result<()> {
         mirror.channel.reset()?;
         let all = live.iter().map(|live| &live.memory).chain(&idle);
         for memory in all {
-            memory.check_cpu()?;
-            memory.check_gpu(&mirror, round)?;
+            memory
+                .check_cpu()
+                .and_then(|()| memory.check_gpu(&mirror, round))
+                .with_context(|| format!("after the reset of round {round}"))?;
         }
         still_works(&mirror)?;
     }
