@@ -103,23 +103,11 @@ impl Ring {
 
     /// Room for `bytes` of push buffer, if there is now.
     pub(super) fn room(&self, bytes: usize) -> Option<Room> {
-        let Some(oldest) = self.jobs.front() else {
-            return Some(Room { start: 0 });
-        };
         if self.jobs.is_full() {
             return None;
         }
-        // In use is what lies from the oldest push buffer to `push_next`, round the corner or not. They are never equal
-        // while there is work.
-        let (head, tail) = (oldest.push_start, self.push_next);
-        let start = if tail <= head {
-            (head - tail > bytes).then_some(tail)
-        } else if PUSHES_SIZE - tail >= bytes {
-            Some(tail)
-        } else {
-            (head > bytes).then_some(0)
-        };
-        start.map(|start| Room { start })
+        let oldest = self.jobs.front().map(|job| job.push_start);
+        place(oldest, self.push_next, taken(bytes)).map(|start| Room { start })
     }
 
     /// Writes push buffers and GP entries, and makes them visible to the hardware with GP_PUT.
@@ -147,8 +135,7 @@ impl Ring {
         };
         self.jobs.push(job).map_err(|_| ENOSPC)?;
         self.submitted = (self.submitted + 1) % FENCE_SLOTS;
-        // A push buffer takes at least a word, so that the two ends are never equal while there is work.
-        self.push_next = room.start + words.len().max(1) * 4;
+        self.push_next = room.start + taken(size_of_val(words));
         self.gp_put = put;
         mmio::wmb();
         self.mem.write32(USERD + USERD_GP_PUT, put)?;
@@ -243,5 +230,57 @@ impl Ring {
         // CAST: The low half.
         self.mem.write32(at, va as u32)?;
         self.mem.write32(at + 4, high.into_raw())
+    }
+}
+
+/// What a push buffer of `bytes` takes: at least a word, so that the two ends are never equal while there is work.
+fn taken(bytes: usize) -> usize {
+    bytes.max(size_of::<u32>())
+}
+
+/// Where `bytes` fit that are not 0. In use is what lies from `head`, the oldest push buffer, if there is one, to `tail`, round the corner or
+/// not.
+fn place(head: Option<usize>, tail: usize, bytes: usize) -> Option<usize> {
+    let Some(head) = head else { return Some(0) };
+    if tail <= head {
+        return (head - tail > bytes).then_some(tail);
+    }
+    if PUSHES_SIZE.checked_sub(tail)? >= bytes {
+        return Some(tail);
+    }
+    (head > bytes).then_some(0)
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(mirage_ring)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_without_work_begins_at_its_start() {
+        assert_eq!(place(None, 400, PUSHES_SIZE), Some(0));
+    }
+
+    #[test]
+    fn what_does_not_fit_at_the_end_goes_to_the_start() {
+        assert_eq!(
+            place(Some(400), PUSHES_SIZE - 100, 100),
+            Some(PUSHES_SIZE - 100)
+        );
+        assert_eq!(place(Some(400), PUSHES_SIZE - 96, 100), Some(0));
+        assert_eq!(place(Some(100), PUSHES_SIZE - 96, 100), None);
+    }
+
+    #[test]
+    fn the_end_never_reaches_the_oldest() {
+        assert_eq!(place(Some(400), 296, 100), Some(296));
+        assert_eq!(place(Some(400), 300, 100), None);
+    }
+
+    #[test]
+    fn work_without_a_push_buffer_takes_a_word() {
+        assert_eq!(place(Some(0), PUSHES_SIZE, taken(0)), None);
+        assert_eq!(place(Some(8), PUSHES_SIZE, taken(0)), Some(0));
+        assert_eq!(place(Some(8), taken(0), taken(0)), None);
     }
 }

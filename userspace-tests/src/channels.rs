@@ -14,6 +14,7 @@ use crate::exec::exec_once;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, rounds, wait_until};
 use crate::region::{Region, PAGE, WORD};
+use crate::submit::{marker, push_of_spinner, Submission, Syncobj};
 use crate::sys;
 
 guest_tests![
@@ -21,6 +22,7 @@ guest_tests![
     launches_of_one_push_buffer_run_in_order,
     thousands_of_submissions_may_be_queued,
     the_largest_push_buffer_runs,
+    work_without_a_push_buffer_may_follow_a_full_ring,
     channels_run_side_by_side,
     threads_use_their_own_channels_at_once,
     when_all_channels_are_taken_the_next_gets_enospc,
@@ -111,6 +113,37 @@ fn the_largest_push_buffer_runs() -> Result<()> {
             .and_then(|error| error.errno()),
         Some(Errno::EINVAL)
     );
+    Ok(())
+}
+
+/// Push buffers that end where the ring does, then work that has none, then more.
+fn work_without_a_push_buffer_may_follow_a_full_ring() -> Result<()> {
+    // A header without data.
+    const NO_OPERATION: u32 = (1 << 29) | (0x0100 >> 2);
+    /// The largest push buffers that a ring holds (driver/channel/ring.rs).
+    const RING: usize = 3;
+    let (mirror, values) = (Mirror::new()?, Region::anonymous(PAGE)?);
+    let page = Region::anonymous(PAGE)?;
+    let max = mirror.gpu.param(Param::PushMax)? as usize / 4;
+    let spinner = Spinner::over(&values)?;
+    let first = push_of_spinner(&mirror.channel, spinner.operation())?;
+    let rest = max - first.len();
+    let (done, exec) = (Syncobj::new(&mirror.gpu)?, |work: Submission| {
+        work.exec(&mirror.gpu, &mirror.channel)
+    });
+    exec(Submission::of(first))?;
+    spinner.wait_round(&values)?;
+    for _ in 1..RING {
+        exec(Submission::of(vec![NO_OPERATION; max]))?;
+    }
+    exec(Submission::of(vec![NO_OPERATION; rest]))?;
+    for _ in 0..3 {
+        exec(Submission::default())?;
+    }
+    exec(marker(&mirror.channel, &page, 7)?.signals(done.binary()))?;
+    spinner.stop();
+    done.wait()?;
+    ensure_eq!((done.error()?, page.load(0)), (None, 7));
     Ok(())
 }
 
