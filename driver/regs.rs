@@ -276,6 +276,10 @@ register! {
     /// The last fault that had no buffer to go to; write VALID to let go of it.
     pub(crate) NV_PFB_PRI_MMU_FAULT_STATUS(u32) @ 0x100e60 {
         31:31 valid => bool;
+        /// Packets that reached no memory, one bit for each buffer.
+        11:10 error;
+        /// Faults of units that have no buffer, beyond the first.
+        7:0 dropped;
     }
 
     /// Interrupts of the MMU.

@@ -36,8 +36,11 @@ impl Gpu {
         );
         for index in 0..COPY_ENGINES.len() {
             if let Some(enable) = NV_CE_INTR_EN::try_at(index) {
-                let errors = NV_CE_INTR_EN::zeroed().with_launcherr(true);
-                self.bar0.write(enable, errors);
+                // Both stop the engine until they are cleared, for all channels.
+                let stops = NV_CE_INTR_EN::zeroed()
+                    .with_launcherr(true)
+                    .with_blockpipe(true);
+                self.bar0.write(enable, stops);
             }
         }
         self.bar0.write_reg(NV_PPBDMA_INTR_EN_0::from(u32::MAX));
@@ -78,10 +81,11 @@ impl Gpu {
         }
         fault::drain(self);
         // Its channel is found by the watchdog, or by its time-out.
-        if self.bar0.read(NV_PFB_PRI_MMU_FAULT_STATUS).valid() {
+        let status = self.bar0.read(NV_PFB_PRI_MMU_FAULT_STATUS);
+        if status.valid() || status.error().get() != 0 || status.dropped().get() != 0 {
+            // Write one to clear, as far as they can be cleared.
             self.counters.unbuffered_faults.inc();
-            let clear = NV_PFB_PRI_MMU_FAULT_STATUS::zeroed().with_valid(true);
-            self.bar0.write_reg(clear);
+            self.bar0.write_reg(status);
         }
         self.service_graph();
         for (index, engine) in COPY_ENGINES.into_iter().enumerate() {

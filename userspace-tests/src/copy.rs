@@ -20,6 +20,7 @@ use crate::submit::Syncobj;
 guest_tests![
     a_copy_between_buffers_that_nobody_touched,
     a_copy_engine_follows_memory_that_goes_away_and_comes_back,
+    a_copy_whose_interrupt_stops_the_engine_holds_up_no_other,
     a_bad_copy_stops_its_channel_with_a_reason,
     a_copy_engine_has_no_physical_addresses_for_programs,
     compute_classes_cannot_be_bound_on_a_copy_channel,
@@ -175,6 +176,35 @@ fn a_copy_engine_follows_memory_that_goes_away_and_comes_back() -> Result<()> {
         to.advise(0..LEN, nix::sys::mman::MmapAdvise::MADV_DONTNEED)?;
         from.advise(0..LEN, nix::sys::mman::MmapAdvise::MADV_DONTNEED)?;
     }
+    Ok(())
+}
+
+fn a_copy_whose_interrupt_stops_the_engine_holds_up_no_other() -> Result<()> {
+    // LAUNCH_DMA: INTERRUPT BLOCKING.
+    const BLOCKING: u32 = 1 << 5;
+    let (mirror, other) = (Mirror::new()?, Mirror::new()?);
+    let engines = 0..mirror.gpu.param(Param::CopyEngines)?;
+    let channels = |mirror| engines.clone().map(move |_| CopyChannel::new(mirror));
+    let stops = channels(&mirror).collect::<Result<Vec<_>>>()?;
+    let (from, to) = (Region::anonymous(PAGE)?, Region::anonymous(PAGE)?);
+    from.store(0, 5);
+    for channel in &stops {
+        let mut push = bound(&mirror)?;
+        append(
+            &mut push,
+            to.at(0).addr(),
+            from.at(0).addr(),
+            PAGE,
+            LAUNCH | BLOCKING,
+        );
+        ensure_eq!(channel.run(&push)?, None);
+    }
+    // One of each engine.
+    for channel in channels(&other) {
+        let push = copy(&other, to.at(0).addr(), from.at(0).addr(), PAGE)?;
+        ensure_eq!(channel?.run(&push)?, None);
+    }
+    ensure_eq!(to.load(0), 5);
     Ok(())
 }
 
