@@ -12,6 +12,8 @@ use kernel::prelude::*;
 
 /// Most faults that wait; more fault again at the next replay.
 const FAULTS_MAX: usize = 1024;
+/// Most of them of one block that is being served.
+const SERVED_MAX: usize = FAULTS_MAX / (WORKERS + 1);
 /// Workers of an address space.
 pub(super) const WORKERS: usize = 4;
 /// Most faults that a worker takes at once.
@@ -41,11 +43,21 @@ enum End {
 pub(super) trait InBlock: Clone {
     /// Number of its block.
     fn block(&self) -> u64;
+    /// Whether to serve the one is to serve the other.
+    fn is_same(&self, other: &Self) -> bool;
 }
 
 impl InBlock for Fault {
     fn block(&self) -> u64 {
         self.va >> BLOCK_SHIFT
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let key = |fault: &Self| {
+            let id = fault.channel.id();
+            (fault.va, fault.access, id, fault.origin, fault.fatal)
+        };
+        key(self) == key(other)
     }
 }
 
@@ -69,12 +81,30 @@ impl<T: InBlock> Pending<T> {
 
     /// Queues a fault.
     ///
+    /// A block whose service waits for a program faults at each replay. It gets no more than its share of the queue, so that it cannot
+    /// keep faults of other blocks out.
+    ///
     /// # Errors
     ///
     /// `ENOSPC`: there is no room. `ENODEV`: it is closed.
     pub(super) fn push(&mut self, fault: T) -> Result {
         if self.end != End::Open {
             return Err(ENODEV);
+        }
+        if self.is_served(fault.block()) {
+            let mut queued = 0;
+            let same_block = |other: &&mut T| other.block() == fault.block();
+            for other in self.faults.iter_mut().filter(same_block) {
+                if other.is_same(&fault) {
+                    // The younger one counts.
+                    *other = fault;
+                    return Ok(());
+                }
+                queued += 1;
+            }
+            if queued >= SERVED_MAX {
+                return Err(ENOSPC);
+            }
         }
         self.faults.push_within_capacity(fault).map_err(|_| ENOSPC)
     }
@@ -178,6 +208,10 @@ mod tests {
         fn block(&self) -> u64 {
             self.0
         }
+
+        fn is_same(&self, other: &Self) -> bool {
+            self == other
+        }
     }
 
     fn queue(blocks: &[u64]) -> Result<Pending<Item>> {
@@ -270,6 +304,36 @@ mod tests {
         assert!(!pending.take_end());
         assert!(!pending.take(1, &mut batch));
         assert!(pending.take_end());
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_that_are_served_for_ever_leave_room_for_others() -> Result {
+        let mut pending = queue(&[1, 2, 3, 4])?;
+        let mut batch = KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?;
+        for worker in 0..WORKERS {
+            assert!(pending.take(worker, &mut batch));
+        }
+        for page in 0..2 * u32::try_from(FAULTS_MAX)? {
+            for block in 1..=4 {
+                let _ = pending.push(Item(block, page));
+            }
+        }
+        assert!(pending.push(Item(5, 0)).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_fault_of_a_block_that_is_served_is_queued_once() -> Result {
+        let mut pending = queue(&[7])?;
+        let mut batch = KVec::with_capacity(TAKE_MAX, GFP_KERNEL)?;
+        assert!(pending.take(0, &mut batch));
+        for _ in 0..3 {
+            pending.push(Item(7, 9))?;
+        }
+        batch.clear();
+        assert!(pending.take(0, &mut batch));
+        assert_eq!(&*batch, &[Item(7, 9)]);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::work::{ensure_counts_from, ensure_words, gpu_reads, gpu_writes};
 guest_tests![
     a_copy_engine_that_faults_is_resumed_each_time,
     a_bad_access_is_looked_at_twice_before_it_is_cancelled,
-    an_invalidation_between_look_and_commit_is_a_retry in 300,
+    an_invalidation_between_look_and_commit_is_a_retry in 1200,
     faults_that_find_no_room_are_dropped_and_served_later in 300,
 ];
 
@@ -115,10 +115,10 @@ fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
     Ok(())
 }
 
-/// The workers are held up while the watchdog has the accesses tried again and again: more packets than the queue takes.
+/// The workers are held up, and more pages of one block are asked for than it may have in the queue meanwhile.
 fn faults_that_find_no_room_are_dropped_and_served_later() -> Result<()> {
     const BLOCKS: usize = 4;
-    const PAGES: usize = BLOCKS * 64;
+    const PAGES: usize = BLOCKS * 512;
     let (disk, mirror) = (Disk::new()?, Mirror::new()?);
     let blocked = file_blocks(&disk, BLOCKS)?;
     // What is allocated while the disk is frozen has room.
