@@ -111,6 +111,9 @@ impl Channel {
     /// Whether a bad access has really come a second time, so that it must be waiting.
     pub(crate) fn second_look(&self, fault: &Fault, at: LookTime) -> bool {
         let mut state = self.faults.state.lock();
+        if fault.timestamp < state.begun {
+            return false;
+        }
         Suspect::look(&mut state.suspect, fault.va, fault.timestamp, at)
     }
 
@@ -134,9 +137,14 @@ impl Channel {
         timestamp >= self.faults.state.lock().begun
     }
 
-    /// An access was served: another bad one at its address is a new one.
+    /// An access was served: the channel gets on.
     pub(crate) fn served(&self, va: u64) {
         self.note_progress();
+        self.clear_suspect(va);
+    }
+
+    /// An access is a good one: another bad one at its address is a new one.
+    pub(crate) fn clear_suspect(&self, va: u64) {
         let mut state = self.faults.state.lock();
         if state
             .suspect

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, FaultAccess, Origin},
-    gpu_pt::{BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT},
+    gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT},
     kapi::{
         hmm::Need,
         mm::{put_async, task_size},
@@ -171,14 +171,21 @@ impl Svm {
                 *need = (*need).max(fault.access.into());
             }
         }
-        let window = self.plan(&region, block, &mut scratch.needs);
+        let (window, known) = self.plan(&region, block, &mut scratch.needs);
+        if known {
+            // It faults on what is mapped: it may have kept what was there before, and the replay that drops that may not have come yet.
+            batch.add_upgraded(Stale::Pde0, block_va..block_va + (1 << BLOCK_SHIFT));
+        }
         for fault in faults {
             if let Some(reason) = fault.fatal {
                 self.fail_access(fault, reason, batch.number);
             }
         }
         let Some(pages) = window else {
-            served(faults);
+            // Not served: a device that faults on what is mapped, again and again, does not get on.
+            for fault in faults.iter().filter(|fault| fault.fatal.is_none()) {
+                fault.channel.clear_suspect(fault.va);
+            }
             return Ok(());
         };
         let part = Part {
@@ -276,20 +283,22 @@ impl Svm {
     }
 
     /// Takes back needs that the GPU's page table meets already, and chooses the window for the others: the whole block if nothing is
-    /// mapped there, so that it can become one leaf; else what the faults span, so that a single page costs little.
+    /// mapped there, so that it can become one leaf; else what the faults span, so that a single page costs little. Also returns whether
+    /// needs were taken back.
     fn plan(
         &self,
         region: &Region,
         block: usize,
         needs: &mut [Need; BLOCK_PAGES],
-    ) -> Option<Range<usize>> {
+    ) -> (Option<Range<usize>>, bool) {
         let mut state = region.notifier.lock();
-        let mut window: Option<Range<usize>> = None;
+        let (mut window, mut known) = (None::<Range<usize>>, false);
         let wanted = needs.iter_mut().enumerate();
         for (page, need) in wanted.filter(|(_, need)| **need != Need::Snapshot) {
             if state.satisfies(block, page, *need) {
                 *need = Need::Snapshot;
                 self.gpu.counters.duplicates.inc();
+                known = true;
                 continue;
             }
             let first = page - page % BIG_PAGES;
@@ -297,7 +306,8 @@ impl Svm {
             window = Some(start..first + BIG_PAGES);
         }
         let empty = state.tables().block(block).is_none_or(|b| b.mapped() == 0);
-        window.map(|window| if empty { 0..BLOCK_PAGES } else { window })
+        let window = window.map(|window| if empty { 0..BLOCK_PAGES } else { window });
+        (window, known)
     }
 }
 
