@@ -16,6 +16,10 @@ use kernel::{
     prelude::*,
     ptr::Alignment,
     sizes::SZ_4K,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
 };
 
 /// An address in device memory, which is also the offset in BAR1.
@@ -36,6 +40,8 @@ pub(crate) const VRAM_PAGE_SIZE: usize = SZ_4K;
 pub(crate) struct Vram {
     window: Bar1,
     buddy: GpuBuddy,
+    /// Times that there was no page.
+    refused: Atomic<u64>,
 }
 
 /// One zeroed 4 KiB page of device memory; freed on drop, which sleeps.
@@ -60,12 +66,21 @@ impl Vram {
             size,
             chunk_size: Alignment::new::<SZ_4K>(),
         })?;
-        Ok(Self { window, buddy })
+        Ok(Self {
+            window,
+            buddy,
+            refused: Atomic::new(0),
+        })
     }
 
     /// Bytes of device memory.
     pub(crate) fn size(&self) -> u64 {
         self.buddy.size()
+    }
+
+    /// How often there was no page: whoever got `ENOMEM` and sees that grow may have room made.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
     }
 
     /// Allocates a zeroed page. Sleeps.
@@ -74,16 +89,25 @@ impl Vram {
     ///
     /// `ENOMEM`: device memory is full, or system memory.
     pub(crate) fn alloc_page(&self) -> Result<VramPage> {
-        let blocks = KBox::pin_init(
-            self.buddy.alloc_blocks(
+        let allocate = || {
+            let blocks = self.buddy.alloc_blocks(
                 GpuBuddyAllocMode::Simple,
                 SZ_4K as u64,
                 Alignment::new::<SZ_4K>(),
                 GpuBuddyAllocFlags::default(),
-            ),
-            GFP_KERNEL,
-        )
-        .map_err(|_| ENOMEM)?;
+            );
+            KBox::pin_init(blocks, GFP_KERNEL)
+        };
+        // `gpu_buddy_alloc_blocks()` says ENOSPC also when it has no memory for its own lists.
+        let is_full = || self.buddy.avail() < SZ_4K as u64;
+        let mut blocks = allocate();
+        if blocks.is_err() && !is_full() {
+            blocks = allocate();
+        }
+        if blocks.is_err() && is_full() {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        let blocks = blocks.map_err(|_| ENOMEM)?;
         let at = VramOffset(blocks.iter().next().ok_or(ENOMEM)?.offset());
         self.window.zero(usize::try_from(at.0)?, VRAM_PAGE_SIZE)?;
         Ok(VramPage {

@@ -9,19 +9,21 @@ use kernel::{prelude::*, sync::atomic::Relaxed};
 /// Regions given up, one by one, before it is said that there is no memory.
 const EVICTIONS_MAX: usize = 8;
 
-/// Has `allocate` try again, for the file `client`, while there is no room. Called without a lock that comes after `Gpu::svms`.
+/// Has `allocate` try again, for the file `client`, while device memory has no room. Called without a lock that comes after `Gpu::svms`.
 ///
 /// # Errors
 ///
-/// `ENOMEM`: there is no room, and nobody to make some. Other errors of `allocate`.
+/// `ENOMEM`: there is no room, and nobody to make some; or system memory is what ran out. Other errors of `allocate`.
 pub(super) fn with_room<T>(
     gpu: &Gpu,
     client: u64,
     mut allocate: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     for _ in 0..EVICTIONS_MAX {
+        let refused = gpu.vram.refused();
         match allocate() {
-            Err(e) if e == ENOMEM => {}
+            // What another one was refused counts as well, and costs a region too many at most.
+            Err(e) if e == ENOMEM && gpu.vram.refused() != refused => {}
             other => return other,
         }
         // One lock of an address space at a time.

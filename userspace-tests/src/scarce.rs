@@ -70,13 +70,15 @@ impl FailNth {
         Ok((outcome, left[..read?].starts_with(b"0")))
     }
 
-    /// Has each allocation of `call` fail once, beginning anew with what `prepare` makes: it succeeds all the same, or says ENOMEM.
+    /// Has each allocation of `call` fail once, beginning anew with what `prepare` makes: it succeeds all the same, or says ENOMEM. No
+    /// mirror gives up a region for that: device memory has room.
     fn each<T, R>(
         &self,
         prepare: impl Fn() -> Result<T>,
         call: impl Fn(&T) -> nix::Result<R>,
     ) -> Result<()> {
-        let mut refused = 0;
+        let evicted = || anyhow::Ok(Gpu::open()?.counters()?.get("regions_evicted"));
+        let (mut refused, before) = (0, evicted()?);
         for nth in 1..ALLOCATIONS_MAX {
             let prepared = prepare()?;
             let (outcome, failed) = self.during(nth, || call(&prepared))?;
@@ -92,6 +94,7 @@ impl FailNth {
             if !failed {
                 println!("{} allocations, {refused} were needed", nth - 1);
                 ensure!(refused > 0, "nothing was allocated that was needed");
+                ensure_eq!(evicted()?, before);
                 return still_works(&Mirror::new()?);
             }
         }
