@@ -373,5 +373,7 @@ fn origin(channel: &Channel, info: packet::Info, engine: u32) -> Option<Origin> 
     } else {
         return None;
     };
-    channel.is_switched_out(unit).then_some(origin)
+    // The hardware may set ENG_FAULTED a moment after such a packet; one of before the channel's reset is known by its age.
+    let waits = origin == Origin::Reported || channel.is_switched_out(unit);
+    waits.then_some(origin)
 }
