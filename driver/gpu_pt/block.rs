@@ -95,6 +95,7 @@ impl Block {
     /// What the GPU may do with `page`, if it is mapped, and the leaf that says so.
     pub(crate) fn lookup(&self, page: usize) -> Option<(Access, LeafSize)> {
         let (pte, size) = match self.form {
+            _ if page >= BLOCK_PAGES => return None,
             Form::Empty | Form::HugeRetired => return None,
             Form::Huge => (self.shadow.huge, LeafSize::Huge),
             Form::Tables => {

@@ -146,6 +146,7 @@ mod suite {
         );
         assert_eq!(mem.read(PDE0.add(8)), 0);
         assert_eq!(block.lookup(511), Some((Access::ReadWrite, LeafSize::Huge)));
+        assert_eq!(block.lookup(512), None);
         Ok(())
     }
 

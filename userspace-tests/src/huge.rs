@@ -25,7 +25,7 @@ guest_tests![
 ];
 
 /// Memory that is one huge page, `first`, `first` + 1 ... by the GPU.
-fn huge_page(mirror: &Mirror, first: u64) -> Result<Region> {
+pub(crate) fn huge_page(mirror: &Mirror, first: u64) -> Result<Region> {
     let region = Region::huge_aligned(HUGE)?;
     if region.advise(0..HUGE, MmapAdvise::MADV_HUGEPAGE).is_err() {
         return skip("no transparent huge pages");
