@@ -127,7 +127,11 @@ impl Channel {
             signal.install(&fence);
         }
         self.gpu.counters.execs.inc();
-        self.advance(&mut state);
+        let advanced = self.advance(&mut state);
+        drop(state);
+        if advanced {
+            self.progress.notify_all();
+        }
         Ok(None)
     }
 
