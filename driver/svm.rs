@@ -346,11 +346,13 @@ impl Svm {
         let mut guard = self.space.lock();
         let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
         let mut stale = Stale::Nothing;
-        for (piece, access) in MAPPED {
+        let mapped = MAPPED.into_iter().try_for_each(|(piece, access)| {
             let range = va + piece.start..va + piece.end;
-            stale =
-                stale.max(space.map_unmanaged(&self.gpu.vram, range, dma + piece.start, access)?);
-        }
+            let mapped = space.map_unmanaged(&self.gpu.vram, range, dma + piece.start, access);
+            // A table may have been linked before an error.
+            stale = stale.max(mapped.unwrap_or(Stale::Pde0));
+            mapped.map(drop)
+        });
         if stale != Stale::Nothing {
             self.gpu.tlb_invalidate(&Scope {
                 pdb: self.pdb,
@@ -358,7 +360,7 @@ impl Svm {
                 level: stale.into(),
             });
         }
-        Ok(())
+        mapped
     }
 
     /// Undoes [`Svm::map_unmanaged`]; when it returns, the GPU does not reach the memory.
