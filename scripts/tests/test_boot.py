@@ -153,9 +153,9 @@ class Failures(unittest.TestCase):
         self.assertIn("made for the test", errors)
 
     def test_timeout_shows_where_the_guest_is(self):
-        status, _, errors = run("sleep", "1000", options=["--timeout", "20"])
+        status, _, errors = run("sleep", "1000", options=["--timeout", "40"])
         self.assertEqual(status, Status.TIMEOUT, errors)
-        self.assertIn("no end after 20 s", errors)
+        self.assertIn("no end after 40 s", errors)
         self.assertIn("NMI", errors)
 
     def test_qemu_that_does_not_start(self):

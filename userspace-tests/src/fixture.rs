@@ -16,6 +16,9 @@ use crate::sys;
 /// How long anything may take that is not expected to take long. Only a failing test waits so long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// As [`LIMIT`], for what takes most of that on a debug kernel on a machine that has other things to do.
+pub(crate) const LONG_LIMIT: Duration = Duration::from_secs(240);
+
 /// This process, mirrored on the GPU, with one channel.
 #[derive(Debug)]
 pub(crate) struct Mirror {
@@ -35,6 +38,11 @@ impl Mirror {
     /// Runs an operation to its end.
     pub(crate) fn run(&self, operation: impl Operation, lanes: Lanes) -> Result<()> {
         Ok(self.channel.launch(operation, lanes)?.wait(LIMIT)?)
+    }
+
+    /// Runs an operation to its end that may take long.
+    pub(crate) fn run_long(&self, operation: impl Operation, lanes: Lanes) -> Result<()> {
+        Ok(self.channel.launch(operation, lanes)?.wait(LONG_LIMIT)?)
     }
 
     /// Runs an operation on a channel of its own, which must be stopped, and returns the report.

@@ -12,7 +12,7 @@ use nix::libc::O_NONBLOCK;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
 use crate::channels::still_works;
-use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
+use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT, LONG_LIMIT};
 use crate::harness::{guest_tests, rounds};
 use crate::region::{OldPlace, Region, HUGE, PAGE, RW, WORD};
 use crate::sys::fork;
@@ -152,7 +152,7 @@ fn a_page_of_a_neighbourhood_that_was_given_up_is_let_go() -> Result<()> {
     let touch = Store::new(many.lanes(0, STRIDE), 1_u64);
     // More than a minute on a busy debug kernel: each page has a neighbourhood of its own.
     let job = mirror.channel.launch(touch, lanes(COUNT as u32))?;
-    job.wait(4 * LIMIT)?;
+    job.wait(LONG_LIMIT)?;
     let moved = first.relocate(0..LEN, OldPlace::Keep, false)?;
     gpu_writes(&mirror, &first, 1 << 32)?;
     ensure_counts_from(&first, 1 << 32)?;

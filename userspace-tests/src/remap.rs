@@ -19,7 +19,7 @@ guest_tests![
     a_moved_mapping_is_valid_at_its_new_address_only,
     around_a_hole_everything_stays_valid,
     a_mapping_larger_than_any_table_goes_completely,
-    more_neighbourhoods_than_the_driver_keeps_can_be_used,
+    more_neighbourhoods_than_the_driver_keeps_can_be_used in 600,
     files_that_take_all_device_memory_leave_some_to_others in 600,
     a_mapping_that_becomes_writable_again_can_be_written,
     pages_given_back_read_as_zeros,
@@ -127,11 +127,11 @@ fn more_neighbourhoods_than_the_driver_keeps_can_be_used() -> Result<()> {
     const STRIDE: usize = 32 << 20;
     let (mirror, region) = (Mirror::new()?, sparse(COUNT, STRIDE)?);
     let (all, before) = (lanes(COUNT as u32), mirror.counters()?);
-    mirror.run(
+    mirror.run_long(
         Store::new(region.lanes(0, STRIDE), 1000_u64).plus_lane(),
         all,
     )?;
-    mirror.run(Atomic::add(region.lanes(0, STRIDE), 1_u64), all)?;
+    mirror.run_long(Atomic::add(region.lanes(0, STRIDE), 1_u64), all)?;
     let wrong = (0..COUNT).find(|&i| region.load(i * STRIDE) != 1001 + i as u64);
     ensure_eq!(wrong, None);
     let work = mirror.counters()?.since(&before);

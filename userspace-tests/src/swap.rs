@@ -25,7 +25,7 @@ guest_tests![
     no_count_is_lost_while_huge_pages_go_to_swap,
     no_count_is_lost_while_swap_is_switched_off,
     locked_pages_stay_where_they_are,
-    a_group_at_its_limit_makes_room_for_what_the_gpu_touches in 300,
+    a_group_at_its_limit_makes_room_for_what_the_gpu_touches in 600,
     races_of_madv_dontneed_leave_zeros_or_what_was_written,
 ];
 
@@ -245,9 +245,9 @@ fn a_group_at_its_limit_makes_room_for_what_the_gpu_touches() -> Result<()> {
         let (mirror, region) = (Mirror::new()?, Region::anonymous(SIZE)?);
         region.no_huge_pages();
         let pages = lanes(region.pages() as u32);
-        mirror.run(Store::new(region.lanes(0, PAGE), 1_u64).plus_lane(), pages)?;
+        mirror.run_long(Store::new(region.lanes(0, PAGE), 1_u64).plus_lane(), pages)?;
         // By now part of it is in swap, and the next round brings it back and pushes the rest out.
-        mirror.run(Atomic::add(region.lanes(0, PAGE), 1_u64), pages)?;
+        mirror.run_long(Atomic::add(region.lanes(0, PAGE), 1_u64), pages)?;
         ensure_words(&region.page_words(), |page| 2 + page as u64)
     })?;
     child.join()?;

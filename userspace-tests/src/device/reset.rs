@@ -99,10 +99,7 @@ impl Memory {
         let range = pages.start * PAGE..pages.end * PAGE;
         match rng.u8(0..3) {
             0 => return self.change(rng, value),
-            1 => {
-                self.region.unmap(range.clone())?;
-                self.region.fill_hole(range.clone())?;
-            }
+            1 => self.region.map_over(range.clone())?,
             _ => drop(self.region.relocate(range.clone(), OldPlace::Keep, false)?),
         }
         self.allocate(range.len())?;

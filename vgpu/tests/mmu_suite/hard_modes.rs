@@ -68,7 +68,7 @@ fn faults_of_two_channels_of(rig: &Rig) -> Vec<Packet> {
 #[test]
 fn delayed_valid_comes_and_later_than_put() {
     let rig = packets(PacketTrouble {
-        delayed_valid: Some(Duration::from_millis(40)),
+        delayed_valid: Some(Duration::from_millis(500)),
         ..PacketTrouble::default()
     });
     let space = space(&rig, 0);
