@@ -151,7 +151,9 @@ impl InterruptTree {
         };
         let trees = before.into_iter().zip(after).zip(enabled).enumerate();
         for (vector, ((before, after), enabled)) in trees {
-            self.send(vector, self.postman().decide(before, after, enabled != 0));
+            // Not under the lock: the sink may block.
+            let message = self.postman().decide(before, after, enabled != 0);
+            self.send(vector, message);
         }
     }
 

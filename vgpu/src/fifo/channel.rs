@@ -292,7 +292,7 @@ impl Channel {
     }
 
     /// Ends the current run, without waiting for the end.
-    fn kill(&self) {
+    pub(super) fn kill(&self) {
         let run = self.change(|state| {
             state.enabled = false;
             state.kill()
@@ -342,6 +342,8 @@ impl ChannelEvents for Channel {
                 state.stopped = true;
             }
         });
+        // Other engines may work for it, or wait for a replay on its behalf.
+        self.host.wake(run);
     }
 
     fn engine_faulted(&self, run: &Run) {

@@ -192,9 +192,8 @@ impl Pbdma<'_> {
             MEM_OP_D => {
                 self.mem_op().d = method.data;
                 let op = *self.mem_op();
-                self.channel.leave();
+                // The channel is not switched out before that is over: its worker has no window open, so it always ends.
                 let done = self.channel.host.mmu.mem_op(op);
-                self.channel.enter(self.run())?;
                 return done.map_err(|_| bad(method));
             }
             CLEAR_FAULTED => return self.clear_faulted(method),

@@ -342,6 +342,8 @@ impl RegisterBlock for Fifo {
     }
 
     fn reset(&self) {
+        // All first: the others would go on, and be waited for.
+        self.channels.iter().for_each(|channel| channel.kill());
         for channel in &self.channels {
             channel.reset();
         }
@@ -362,6 +364,7 @@ impl PmcUnit for Fifo {
 
 impl Drop for Fifo {
     fn drop(&mut self) {
+        self.channels.iter().for_each(|channel| channel.kill());
         for channel in &self.channels {
             channel.shut_down();
         }

@@ -230,7 +230,7 @@ impl Queue {
         let shown = state.loaded.as_ref().filter(is_shown);
         Status {
             channel: shown.map(|run| run.channel),
-            faulted: state.loaded.as_ref().is_some_and(|run| run.is_faulted()),
+            faulted: shown.is_some_and(|run| run.is_faulted() && !run.is_disowned()),
             busy: state.active || (state.is_stopped() && !state.disabled),
         }
     }
@@ -265,9 +265,11 @@ impl Queue {
             while state.active {
                 state = self.await_progress(state);
             }
-            let shutdown = state.shutdown;
+            // What came in meanwhile is of channels that the reset does not stop.
+            state.drop_dead();
+            let (runs, shutdown) = (std::mem::take(&mut state.runs), state.shutdown);
             *state = State::new();
-            (state.disabled, state.shutdown) = (disabled, shutdown);
+            (state.runs, state.disabled, state.shutdown) = (runs, disabled, shutdown);
             lost
         };
         self.change(|_| {});
