@@ -2,8 +2,7 @@
 
 //! The upper levels of one GPU address space: from the root (PDE3) down to the tables of PDE0s.
 //!
-//! Regions own the PDE0s; the tables above are shared, and counted: a PDE0 table goes when its last region goes. The two
-//! levels above that (at most one table each per 256 GiB that the process ever used) stay until the end.
+//! Regions own the PDE0s; the tables above are shared, and counted: they go when their last region goes.
 
 use crate::{
     gpu_pt::{directory_indices, Pde, TableMem, BLOCK_SHIFT},
@@ -46,6 +45,10 @@ impl Directory {
     }
 
     /// Address of the PDE0 for `va`, making the tables that lead to it; to be given back with [`Directory::put`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`. Some tables may have been made: see [`Directory::take_unused`].
     pub(crate) fn get(&mut self, vram: &Vram, va: u64) -> Result<VramOffset> {
         let indices = directory_indices(va);
         let mut parent = self.root.offset();
@@ -60,30 +63,57 @@ impl Directory {
                 vram.barrier();
                 vram.write(at, entry);
             }
-            let table = self.tables.get_mut(&key).ok_or(ENOENT)?;
-            if level == TABLE_SHIFTS.len() - 1 {
-                table.users += 1;
-            }
-            parent = table.page.offset();
+            parent = self.tables.get(&key).ok_or(ENOENT)?.page.offset();
         }
+        self.count(va, |users| users + 1);
         Ok(parent.add(((va >> BLOCK_SHIFT) & 0xff) * PDE0_SIZE))
     }
 
-    /// Gives a [`Directory::get`] back. The page of a table that nobody uses any more is returned: it may be freed after a TLB
+    /// Pages of device memory that it takes.
+    pub(crate) fn pages(&self) -> usize {
+        1 + self.tables.values().count()
+    }
+
+    /// Gives a [`Directory::get`] back.
+    pub(crate) fn put(&mut self, va: u64) {
+        self.count(va, |users| users.saturating_sub(1));
+    }
+
+    fn count(&mut self, va: u64, change: impl Fn(usize) -> usize) {
+        for (level, shift) in TABLE_SHIFTS.into_iter().enumerate() {
+            if let Some(table) = self.tables.get_mut(&(level, va >> shift)) {
+                table.users = change(table.users);
+            }
+        }
+    }
+
+    /// Takes the tables that would lead to `va` and that nobody uses out of the directory. Their pages may be freed after a TLB
     /// invalidate of all levels.
     #[must_use]
-    pub(crate) fn put(&mut self, vram: &Vram, va: u64) -> Option<VramPage> {
-        let [_, _, index, _] = directory_indices(va);
-        let [_, parent_shift, shift] = TABLE_SHIFTS;
-        let key = (2, va >> shift);
-        let table = self.tables.get_mut(&key)?;
-        table.users = table.users.saturating_sub(1);
-        if table.users != 0 {
-            return None;
+    pub(crate) fn take_unused(&mut self, vram: &Vram, va: u64) -> [Option<VramPage>; 3] {
+        let indices = directory_indices(va);
+        let mut parents = [None, None, None];
+        let mut parent = Some(self.root.offset());
+        for ((level, shift), out) in TABLE_SHIFTS.into_iter().enumerate().zip(&mut parents) {
+            *out = parent;
+            let table = self.tables.get(&(level, va >> shift));
+            parent = table.map(|table| table.page.offset());
         }
-        let parent = self.tables.get(&(1, va >> parent_shift))?.page.offset();
-        vram.write(parent.add(index * PDE_SIZE), 0);
-        self.tables.remove(&key).map(|table| table.page)
+        let mut pages = [const { None }; 3];
+        let levels = TABLE_SHIFTS
+            .into_iter()
+            .enumerate()
+            .zip(parents)
+            .zip(indices);
+        for ((((level, shift), parent), index), out) in levels.zip(&mut pages) {
+            let key = (level, va >> shift);
+            let unused = self.tables.get(&key).is_some_and(|table| table.users == 0);
+            if let (Some(parent), true) = (parent, unused) {
+                vram.write(parent.add(index * PDE_SIZE), 0);
+                *out = self.tables.remove(&key).map(|table| table.page);
+            }
+        }
+        pages
     }
 
     /// Makes the root empty: the address space has no translation any more.

@@ -5,7 +5,7 @@
 //! Records: a line for the address space, one for each region, and for each block that has something mapped a line for each run of
 //! equal leaves. No lock is held between two records.
 
-use super::Svm;
+use super::{space::Space, Svm};
 use crate::{
     fault::VA_BITS,
     gpu::Gpu,
@@ -102,6 +102,8 @@ impl Svm {
     /// What it uses now.
     pub(crate) fn usage(&self) -> Usage {
         let mut usage = Usage::default();
+        let directory = self.space.lock().as_ref().map_or(0, Space::directory_pages);
+        usage.tables = (directory as u64) << PAGE_SHIFT;
         let mut next = 0;
         while let Some(region) = self.region_from(next) {
             next = (region.start >> REGION_SHIFT) + 1;

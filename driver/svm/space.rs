@@ -66,6 +66,11 @@ impl Space {
         self.directory.pdb()
     }
 
+    /// Pages of device memory above the regions.
+    pub(super) fn directory_pages(&self) -> usize {
+        self.directory.pages()
+    }
+
     /// How many regions there are.
     pub(super) fn count(&self) -> usize {
         self.count
@@ -84,18 +89,17 @@ impl Space {
             return Ok(region.clone());
         }
         if self.count >= self.reap_at {
-            self.reap(gpu)?;
+            self.reap(gpu);
         }
         while self.count >= REGIONS_MAX {
             self.evict(gpu)?;
         }
         let start = key << REGION_SHIFT;
-        let pde0 = self.directory.get(&gpu.vram, start)?;
-        let made = self.make_region(gpu, mm, start, pde0);
-        if made.is_err() {
-            self.put_directory(gpu, start)?;
-        }
-        let region = made?;
+        let pde0 = self.directory.get(&gpu.vram, start);
+        let pde0 = pde0.inspect_err(|_| self.free_tables(gpu, start))?;
+        let region = self
+            .make_region(gpu, mm, start, pde0)
+            .inspect_err(|_| self.put_directory(gpu, start))?;
         gpu.counters.regions.inc();
         Ok(region)
     }
@@ -152,14 +156,15 @@ impl Space {
             self.hand = key + 1;
             if !used {
                 gpu.counters.regions_evicted.inc();
-                return self.remove(gpu, key);
+                self.remove(gpu, key);
+                return Ok(());
             }
         }
         Err(ENOMEM)
     }
 
     /// Gives up regions with nothing mapped.
-    fn reap(&mut self, gpu: &Arc<Gpu>) -> Result {
+    fn reap(&mut self, gpu: &Arc<Gpu>) {
         let mut next = 0;
         while let Some(key) = self
             .regions
@@ -172,27 +177,33 @@ impl Space {
                 .get(&key)
                 .is_some_and(|region| region.notifier.lock().tables().mapped() == 0);
             if empty {
-                self.remove(gpu, key)?;
+                self.remove(gpu, key);
             }
         }
         self.reap_at = REAP_MIN.max(self.count * 2);
-        Ok(())
     }
 
-    fn remove(&mut self, gpu: &Arc<Gpu>, key: u64) -> Result {
+    fn remove(&mut self, gpu: &Arc<Gpu>, key: u64) {
         let Some(region) = self.regions.remove(&key) else {
-            return Ok(());
+            return;
         };
         self.count -= 1;
         region.notifier.lock().unlink();
         drop(region);
-        self.put_directory(gpu, key << REGION_SHIFT)
+        self.put_directory(gpu, key << REGION_SHIFT);
     }
 
-    fn put_directory(&mut self, gpu: &Arc<Gpu>, va: u64) -> Result {
-        let Some(unused) = self.directory.put(&gpu.vram, va) else {
-            return Ok(());
-        };
+    fn put_directory(&mut self, gpu: &Arc<Gpu>, va: u64) {
+        self.directory.put(va);
+        self.free_tables(gpu, va);
+    }
+
+    /// Frees the tables on the way to `va` that nobody uses.
+    fn free_tables(&mut self, gpu: &Arc<Gpu>, va: u64) {
+        let unused = self.directory.take_unused(&gpu.vram, va);
+        if unused.iter().all(Option::is_none) {
+            return;
+        }
         let all = Scope {
             pdb: self.directory.pdb(),
             range: None,
@@ -200,7 +211,6 @@ impl Space {
         };
         gpu.tlb_invalidate(&all);
         drop(unused);
-        Ok(())
     }
 
     /// Takes every mapping of mirrored memory away; the GPU faults them in again.

@@ -11,8 +11,10 @@ use mirage::{lanes, Load, Store};
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
+use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror};
 use crate::harness::guest_tests;
+use crate::introspect::tables;
 use crate::ioctls::{call, open, request};
 use crate::query::query;
 use crate::region::{Region, HUGE, PAGE};
@@ -27,6 +29,7 @@ guest_tests![
     a_prefetch_stops_at_the_first_page_that_cannot_be_had,
     a_prefetch_for_writing_stops_at_a_read_only_page,
     a_signal_ends_a_prefetch_between_blocks,
+    prefetches_of_nothing_leave_few_tables_behind,
     prefetches_beside_invalidations_and_faults_leave_memory_right,
     prefetches_that_make_no_sense_are_invalid,
     a_prefetch_needs_a_mirror_and_its_process,
@@ -221,6 +224,26 @@ fn a_signal_ends_a_prefetch_between_blocks() -> Result<()> {
     let rest = of(&region, done * PAGE, 16 * PAGE, WRITE);
     ensure_eq!(prefetch(&mirror, rest), (16, None));
     Ok(())
+}
+
+/// Each address has tables of its own at all levels but the root.
+fn prefetches_of_nothing_leave_few_tables_behind() -> Result<()> {
+    const ADDRESSES: u64 = 400;
+    /// Empty regions that the driver keeps, and pages of each: the region's, a block's, and two of the directory.
+    const KEPT: u64 = 64 * 4;
+    let mirror = Mirror::new()?;
+    let before = tables(&mirror.gpu)?;
+    for number in 1..=ADDRESSES {
+        let nothing = SvmBind {
+            va: number << 38,
+            size: PAGE as u64,
+            ..Default::default()
+        };
+        ensure_eq!(prefetch(&mirror, nothing), (0, Some(Errno::EFAULT)));
+    }
+    let pages = (tables(&mirror.gpu)? - before) / PAGE as u64;
+    ensure!(pages <= KEPT, "{pages} pages of tables are left");
+    still_works(&mirror)
 }
 
 fn prefetches_beside_invalidations_and_faults_leave_memory_right() -> Result<()> {

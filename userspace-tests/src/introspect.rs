@@ -138,6 +138,16 @@ pub(crate) fn is_listed(gpu: &Gpu, process: Pid) -> Result<bool> {
     Ok(mirrors.any(|line| line.contains(&pid)))
 }
 
+/// Bytes of device memory that the page tables of a mirror take.
+pub(crate) fn tables(gpu: &Gpu) -> Result<u64> {
+    let text = fs::read_to_string(debugfs(gpu, "mirage_svm")?)?;
+    let own = format!("svm client={} ", client(gpu)?);
+    let line = text.lines().find(|line| line.starts_with(&own));
+    let mut words = line.context("the mirror is not listed")?.split(' ');
+    let bytes = words.find_map(|word| word.strip_prefix("tables="));
+    Ok(bytes.context("no tables=")?.parse()?)
+}
+
 /// The lines of `mirage_svm` that belong to a client, without the first, which is its own.
 fn mirror_lines(gpu: &Gpu) -> Result<Vec<String>> {
     let text = fs::read_to_string(debugfs(gpu, "mirage_svm")?)?;
