@@ -172,7 +172,7 @@ impl Gpu {
         let vram = Vram::new(res.bar1)?;
         let dma = MirrorDma::new(pdev)?;
         let queue = OwnedQueue::new(c"mirage", Progress::ForReclaim)?;
-        let service = OwnedQueue::new(c"mirage_service", Progress::MayWait)?;
+        let service = OwnedQueue::new(c"mirage_service", Progress::MayWait(svms::WORKERS_MAX))?;
         let runlists = Runlists::new(&vram)?;
         let tlb_bar0 = bar0.clone();
         let tlb_counters = counters.clone();

@@ -22,7 +22,11 @@ use kernel::{
     mm::{Mm, MmWithUser},
     new_mutex, new_work,
     prelude::*,
-    sync::{aref::ARef, atomic::Atomic, Arc, Mutex},
+    sync::{
+        aref::ARef,
+        atomic::{Atomic, Relaxed},
+        Arc, Mutex,
+    },
     workqueue::{HasWork, Work, WorkItem},
 };
 
@@ -44,7 +48,8 @@ pub(crate) use bind::FEATURES;
 use busy::BusyTimes;
 pub(crate) use dump::Dump;
 pub(crate) use events::{Client, FaultLog};
-use pending::{Pending, WORKERS};
+use pending::Pending;
+pub(crate) use pending::WORKERS;
 pub(crate) use query::QUERY_PAGES_MAX;
 use room::with_room;
 use service::Worker;
@@ -178,6 +183,8 @@ impl Svm {
         unmanaged: Range<u64>,
         client: Client,
     ) -> Result<Arc<Self>> {
+        // Takes the mmap lock, which a program may have somebody hold for long; so not below.
+        query::watch_first(mm)?;
         let _inside = gpu.gate.enter();
         let space = with_room(gpu, client.id, || {
             Space::new(&gpu.vram, unmanaged.start, client.id)
@@ -278,7 +285,12 @@ impl Svm {
     fn detach(&self) {
         self.pending.lock().clear();
         let _inside = self.gpu.gate.enter();
-        let space = self.space.lock().take();
+        let space = {
+            let mut guard = self.space.lock();
+            // Nobody is to look for room here any more.
+            self.regions.store(0, Relaxed);
+            guard.take()
+        };
         let Some(space) = space else { return };
         space.detach_regions(&self.gpu.vram);
         // What the device may have cached of the tables must go before they are freed.

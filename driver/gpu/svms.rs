@@ -3,18 +3,34 @@
 //! The address spaces of a [`Gpu`], for its end, for debugfs, and for who needs device memory.
 
 use super::Gpu;
-use crate::svm::Svm;
+use crate::svm::{
+    Svm,
+    WORKERS, //
+};
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
+/// Most address spaces of a device. Of one that was closed, workers may still wait for a program; each worker of all of them finds a
+/// thread, so that nobody who makes many waits keeps others from being served.
+const SVMS_MAX: usize = 512;
+/// Workers of all address spaces.
+pub(super) const WORKERS_MAX: usize = SVMS_MAX * WORKERS;
+
 impl Gpu {
     /// Registers an address space.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`: there are [`SVMS_MAX`]. `ENODEV`: the device is lost. `ENOMEM`.
     pub(crate) fn add_svm(&self, svm: &Arc<Svm>) -> Result {
         let mut svms = self.svms.lock();
         if self.is_lost() {
             return Err(ENODEV);
+        }
+        if svms.len() >= SVMS_MAX {
+            return Err(ENOSPC);
         }
         Ok(svms.push(svm.clone(), GFP_KERNEL)?)
     }

@@ -38,8 +38,8 @@ unsafe impl Sync for OwnedQueue {}
 /// What the work of a queue is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// It may wait for memory, and for programs.
-    MayWait,
+    /// It may wait for memory, and for programs; so many items at once, up to `WQ_MAX_ACTIVE`.
+    MayWait(usize),
     /// Reclaim may wait for it, as for whatever signals fences, so it has a thread of its own when there is no memory for one.
     ForReclaim,
 }
@@ -47,14 +47,19 @@ pub(crate) enum Progress {
 impl OwnedQueue {
     /// Makes a workqueue called `name`.
     pub(crate) fn new(name: &CStr, progress: Progress) -> Result<Self> {
-        let flags = bindings::wq_flags_WQ_UNBOUND
-            | match progress {
-                Progress::MayWait => 0,
-                Progress::ForReclaim => bindings::wq_flags_WQ_MEM_RECLAIM,
-            };
+        let (flags, max_active) = match progress {
+            Progress::MayWait(items) => (0, i32::try_from(items)?),
+            Progress::ForReclaim => (bindings::wq_flags_WQ_MEM_RECLAIM, 0),
+        };
+        let flags = bindings::wq_flags_WQ_UNBOUND | flags;
         // SAFETY: The format takes one string, which is copied.
         let queue = unsafe {
-            bindings::alloc_workqueue_noprof(c"%s".as_char_ptr(), flags, 0, name.as_char_ptr())
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                flags,
+                max_active,
+                name.as_char_ptr(),
+            )
         };
         // INVARIANT: The new workqueue is ours.
         NonNull::new(queue).map(Self).ok_or(ENOMEM)

@@ -15,7 +15,7 @@ const FAULTS_MAX: usize = 1024;
 /// Most of them of one block that is being served.
 const SERVED_MAX: usize = FAULTS_MAX / (WORKERS + 1);
 /// Workers of an address space.
-pub(super) const WORKERS: usize = 4;
+pub(crate) const WORKERS: usize = 4;
 /// Most faults that a worker takes at once.
 pub(super) const TAKE_MAX: usize = 256;
 

@@ -115,6 +115,13 @@ fn gpu_view(access: Access, order: u32) -> u32 {
     raw::drm_mirage_page_gpu_DRM_MIRAGE_GPU_VALID | rights | order
 }
 
+/// Registers a notifier and takes it away again: the first one of an address space takes the mmap lock for writing
+/// (`mmu_notifier_register()`), later ones do not.
+pub(super) fn watch_first(mm: &MmWithUser) -> Result {
+    let page = 0..1 << PAGE_SHIFT;
+    KBox::pin_init(IntervalNotifier::new(mm, page, Watch), GFP_KERNEL).map(drop)
+}
+
 /// Fills in what the CPU's page table has.
 fn look_at_cpu(
     watch: &IntervalNotifier<Watch>,

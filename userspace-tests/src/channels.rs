@@ -5,14 +5,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use mirage::uapi::Param;
-use mirage::{lanes, Atomic, Channel, CopyBytes, Error, PushBuffer, Store};
+use mirage::uapi::{IoctlId, Param, SvmInit};
+use mirage::{lanes, Atomic, Channel, CopyBytes, Error, Gpu, PushBuffer, Store};
 use nix::errno::Errno;
 use nix::unistd::close;
 
 use crate::exec::exec_once;
 use crate::fixture::{ensure_eq, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, rounds, wait_until};
+use crate::ioctls::call;
 use crate::region::{Region, PAGE, WORD};
 use crate::submit::{marker, push_of_spinner, Submission, Syncobj};
 use crate::sys;
@@ -27,6 +28,7 @@ guest_tests![
     threads_use_their_own_channels_at_once,
     when_all_channels_are_taken_the_next_gets_enospc,
     a_file_has_fewer_channels_than_the_device,
+    when_a_device_has_all_address_spaces_the_next_gets_enospc,
     freeing_a_channel_ends_its_work_with_an_error,
     after_a_channel_was_freed_its_work_does_not_write,
     closing_the_file_abandons_its_work,
@@ -197,6 +199,35 @@ fn threads_use_their_own_channels_at_once() -> Result<()> {
         .find(|&word| word != 50 * THREADS as u64);
     ensure_eq!(behind, None);
     Ok(())
+}
+
+fn when_a_device_has_all_address_spaces_the_next_gets_enospc() -> Result<()> {
+    const MOST: usize = 512;
+    let low = sys::Low::new()?;
+    let size = Gpu::open()?.param(Param::UnmanagedMin)?;
+    let unmanaged_addr = low.reserve(size)?;
+    let open = || -> Result<nix::Result<Gpu>> {
+        let gpu = Gpu::open()?;
+        let args = SvmInit {
+            unmanaged_addr,
+            unmanaged_size: size,
+            ..Default::default()
+        };
+        Ok(call(gpu.as_fd(), IoctlId::SvmInit, args).map(|_| gpu))
+    };
+    let mut files = Vec::new();
+    let refused = loop {
+        ensure!(files.len() <= MOST, "there is no bound");
+        match open()? {
+            Ok(file) => files.push(file),
+            Err(errno) => break errno,
+        }
+    };
+    ensure_eq!((refused, files.len()), (Errno::ENOSPC, MOST));
+    files.pop();
+    ensure!(open()?.is_ok(), "what was given back is not to be had");
+    drop(files);
+    still_works(&Mirror::new()?)
 }
 
 fn when_all_channels_are_taken_the_next_gets_enospc() -> Result<()> {
