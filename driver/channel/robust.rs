@@ -14,6 +14,7 @@ use crate::{
     },
     regs::{
         Engine,
+        NV_PCCSR_CHANNEL,
         NV_PFIFO_ENGINE_STATUS, //
     },
     svm::{
@@ -151,12 +152,16 @@ impl Channel {
     /// a while.
     pub(crate) fn check_timeout(&self) -> bool {
         self.complete();
-        let busy = self
-            .state
-            .lock()
-            .ring
-            .as_ref()
-            .is_some_and(|ring| !ring.is_idle());
+        let (ended, idle) = {
+            let state = self.state.lock();
+            let ring = state.ring.as_ref();
+            (
+                state.error.is_some(),
+                ring.is_none_or(|ring| ring.is_idle()),
+            )
+        };
+        // A program can write its semaphore, and have the ring look idle.
+        let busy = !ended && (!idle || self.is_running());
         if !busy || !self.has_engine() {
             self.note_progress();
             return false;
@@ -167,6 +172,14 @@ impl Channel {
             self.fail_without_access(0, Reason::Timeout);
         }
         idle > STALLED_NS
+    }
+
+    /// Whether the hardware has work of the channel.
+    fn is_running(&self) -> bool {
+        NV_PCCSR_CHANNEL::try_at(self.id.index()).is_some_and(|at| {
+            let ccsr = self.gpu.bar0.read(at);
+            ccsr.into_raw() != u32::MAX && ccsr.busy()
+        })
     }
 
     /// Whether the engine works for the channel: copy engines serve one at a time, and waiting for another's work is no hang.

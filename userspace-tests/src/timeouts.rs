@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use mirage::uapi::{ChannelAlloc, ChannelFree, ChannelQuery, IoctlId, Param, CHANNEL_STOPPED};
-use mirage::{lanes, Access, Atomic, PushBuffer, Reason, Store, Subchannel};
+use mirage::{lanes, Access, Atomic, GpuPtr, PushBuffer, Reason, Store, Subchannel};
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 
@@ -20,6 +20,7 @@ use crate::submit::{push_of, push_of_spinner, Submission, Syncobj};
 
 guest_tests![
     a_launch_that_hangs_is_killed_and_no_other,
+    a_launch_that_hangs_and_says_that_it_is_done_is_killed,
     a_semaphore_that_nobody_releases_is_killed,
     work_that_waits_for_a_hung_launch_goes_on_after_it,
     work_that_faults_gets_on,
@@ -53,6 +54,12 @@ impl<'a> RawChannel<'a> {
         let pushes = [describe(push)];
         let args = exec(&pushes, self.handle);
         call(self.mirror.gpu.as_fd(), IoctlId::Exec, args).map(drop)
+    }
+
+    /// Address of its semaphore (driver/channel/ring.rs).
+    fn semaphore(&self) -> u64 {
+        let (start, _) = self.mirror.svm.unmanaged();
+        start + u64::from(self.handle) * 0x4_0000 + 0x1000
     }
 
     fn query(&self) -> nix::Result<ChannelQuery> {
@@ -112,13 +119,31 @@ fn a_launch_that_hangs_is_killed_and_no_other() -> Result<()> {
     witness.finish(&job)
 }
 
+/// Its program writes the semaphore of its channel.
+fn a_launch_that_hangs_and_says_that_it_is_done_is_killed() -> Result<()> {
+    let (mirror, values) = (Mirror::new()?, Region::anonymous(PAGE)?);
+    let (spinner, hung) = (
+        Spinner::over(&values)?,
+        RawChannel::with_timeout(&mirror, TIMEOUT_MS)?,
+    );
+    hung.exec(&push_of_spinner(&mirror.channel, spinner.operation())?)?;
+    spinner.wait_round(&values)?;
+    // Sequence numbers begin at 1.
+    let done = Store::new(GpuPtr::new(hung.semaphore()).into(), (u64::MAX << 32) | 1);
+    mirror.run(done, lanes(1))?;
+    wait_until(LIMIT, || hung.query().is_ok_and(|told| told.finished == 1))
+        .context("the lie does not arrive")?;
+    let told = hung.wait_stopped()?;
+    ensure_eq!(Reason::from(told.reason), Reason::Timeout);
+    still_works(&mirror)
+}
+
 fn a_semaphore_that_nobody_releases_is_killed() -> Result<()> {
     const SEM_ADDR_LO: u16 = 0x5c;
     let (mirror, page) = (Mirror::new()?, Region::anonymous(PAGE)?);
     let hung = RawChannel::with_timeout(&mirror, 500)?;
     // Host reaches 40 bits, so the address is one that the range of the driver has: its own semaphore, which never gets there.
-    let (start, _) = mirror.svm.unmanaged();
-    let semaphore = start + u64::from(hung.handle) * 0x4_0000 + 0x1000;
+    let semaphore = hung.semaphore();
     let mut push = PushBuffer::new();
     push.methods(
         Subchannel(0),
