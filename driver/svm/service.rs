@@ -16,7 +16,7 @@ use super::{
     Reason, Svm,
 };
 use crate::{
-    fault::{Fault, FaultAccess, Origin},
+    fault::{Fault, FaultAccess, Origin, VA_BITS},
     gpu_pt::{block::Stale, BIG_PAGES, BLOCK_PAGES, BLOCK_SHIFT},
     kapi::{
         hmm::Need,
@@ -158,7 +158,15 @@ impl Svm {
         scratch: &mut BlockScratch,
         batch: &mut Batch,
     ) -> Result<(), Reason> {
-        let first = faults.first().ok_or(Reason::Device)?;
+        for fault in faults {
+            if let Some(reason) = fault.fatal {
+                self.fail_access(fault, reason, batch.number);
+            }
+        }
+        let mut good = faults.iter().filter(|fault| fault.fatal.is_none());
+        let Some(first) = good.next() else {
+            return Ok(());
+        };
         if self.unmanaged.contains(&first.va) {
             return Err(Reason::Unmanaged);
         }
@@ -175,11 +183,6 @@ impl Svm {
         if known {
             // It faults on what is mapped: it may have kept what was there before, and the replay that drops that may not have come yet.
             batch.add_upgraded(Stale::Pde0, block_va..block_va + (1 << BLOCK_SHIFT));
-        }
-        for fault in faults {
-            if let Some(reason) = fault.fatal {
-                self.fail_access(fault, reason, batch.number);
-            }
         }
         let Some(pages) = window else {
             // Not served: a device that faults on what is mapped, again and again, does not get on.
@@ -253,7 +256,7 @@ impl Svm {
     /// The region of a block, with tables for the block, so that mapping needs no memory.
     pub(super) fn reserve(&self, mm: &MmWithUser, block_va: u64) -> Result<Arc<Region>, Reason> {
         // Before there is a region: the notifier would take any address.
-        if block_va >= task_size(mm) {
+        if block_va >= task_size(mm).min(1 << VA_BITS) {
             return Err(Reason::NoVma);
         }
         let _inside = self.gpu.gate.enter();
