@@ -136,7 +136,8 @@ struct drm_mirage_getparam {
  *
  * Errors: -EINVAL if the range is not aligned to DRM_MIRAGE_PARAM_UNMANAGED_ALIGN, smaller than
  * DRM_MIRAGE_PARAM_UNMANAGED_MIN, starts at 0, overflows or ends above 2^40; -EBUSY if the file is
- * bound already; -ENOSPC when the device has 512 address spaces; -ENOMEM.
+ * bound already; -ENOSPC when the device has 512 address spaces; -EINTR when a signal came whose
+ * handler does not restart calls; -ENOMEM.
  */
 struct drm_mirage_svm_init {
 	/** @unmanaged_addr: first address of the range left to the driver */

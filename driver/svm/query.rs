@@ -117,9 +117,17 @@ fn gpu_view(access: Access, order: u32) -> u32 {
 
 /// Registers a notifier and takes it away again: the first one of an address space takes the mmap lock for writing
 /// (`mmu_notifier_register()`), later ones do not.
+///
+/// # Errors
+///
+/// `ERESTARTSYS`: a signal came. `ENOMEM`.
 pub(super) fn watch_first(mm: &MmWithUser) -> Result {
     let page = 0..1 << PAGE_SHIFT;
-    KBox::pin_init(IntervalNotifier::new(mm, page, Watch), GFP_KERNEL).map(drop)
+    match KBox::pin_init(IntervalNotifier::new(mm, page, Watch), GFP_KERNEL) {
+        // Nothing has happened yet, so the call may simply begin again.
+        Err(e) if e == EINTR => Err(ERESTARTSYS),
+        made => made.map(drop),
+    }
 }
 
 /// Fills in what the CPU's page table has.

@@ -150,6 +150,7 @@ fn hint(ioctl: &str, errno: Errno) -> &'static str {
         }
         ("EXEC", Errno::ENOENT) => " (the channel or a syncobj is gone)",
         ("SVM_INIT", Errno::EBUSY) => " (this file mirrors an address space already: open the GPU again)",
+        ("SVM_INIT", Errno::ENOSPC) => " (the device has no more address spaces: close a file, also of other processes)",
         ("CHANNEL_ALLOC", Errno::ENOSPC) => {
             " (all channels of the device or of this file are taken, see Gpu::limits: free one)"
         }
