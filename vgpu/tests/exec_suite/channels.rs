@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Channels: their life, their independence, host's methods.
 
+use std::time::Duration;
+
 use mirage_vgpu::bus::Bus;
 
 use crate::kill::endless;
@@ -23,8 +25,11 @@ fn a_disabled_channel_ignores_its_doorbell() {
     let serial = channel.fence();
     rig.write(DOORBELL, 63);
     rig.write(DOORBELL, u32::MAX);
-    assert!(!channel.is_past(serial));
+    std::thread::sleep(Duration::from_millis(5));
+    assert!(!channel.is_past(serial), "it runs though disabled");
     channel.enable();
+    std::thread::sleep(Duration::from_millis(5));
+    assert!(!channel.is_past(serial), "the doorbell was kept");
     rig.write(DOORBELL, channel.id);
     channel.wait(serial);
 }

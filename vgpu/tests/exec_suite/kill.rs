@@ -39,6 +39,18 @@ fn after_the_kill_sequence_a_running_launch_touches_memory_no_more() {
 }
 
 #[test]
+fn stores_in_flight_have_landed_when_the_kill_sequence_is_over() {
+    let rig = Rig::with(&all_writes_late());
+    let channel = rig.channel(0);
+    let page = rig.map(DATA, PAGE);
+    channel.submit(&store(DATA, 7).words());
+    rig.until("the store", || rig.gpu.counters()["late_stores"] > 0);
+    assert_eq!(rig.u64_at(page), 0);
+    channel.kill();
+    assert_eq!(rig.u64_at(page), 7);
+}
+
+#[test]
 fn the_kill_sequence_ends_a_launch_that_is_stalled() {
     let rig = Rig::new();
     let channel = rig.channel(0);
