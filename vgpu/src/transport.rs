@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -130,8 +131,13 @@ impl Server {
     }
 
     /// Serves one client until it goes away, however it does that.
+    ///
+    /// # Errors
+    /// The connection failed; [`Error::InvalidInput`]: a message made no sense.
     pub fn serve(&mut self) -> Result<(), Error> {
-        let result = self.server.run(&mut self.device);
+        // The crate panics on some malformed messages; the device, whose locks can be poisoned, is only taken down after that.
+        let run = AssertUnwindSafe(|| self.server.run(&mut self.device));
+        let result = catch_unwind(run).unwrap_or(Err(Error::InvalidInput));
         self.device.disconnect();
         match result {
             Err(error) if is_hangup(&error) => {

@@ -195,6 +195,20 @@ fn the_process_ends_when_its_client_dies_in_the_middle_of_a_message() {
 }
 
 #[test]
+fn a_malformed_message_ends_the_process_with_an_error() {
+    let process = Process::start_logging("error", Stdio::null());
+    let mut stream = UnixStream::connect(&process.socket).unwrap();
+    // VERSION 0.0, with capabilities that do not end.
+    let mut message = Vec::new();
+    for word in [1_u32 << 16, 24, 0, 0, 0] {
+        message.extend(word.to_le_bytes());
+    }
+    message.extend(b"{{{{");
+    stream.write_all(&message).unwrap();
+    assert_eq!(process.end().code(), Some(1));
+}
+
+#[test]
 fn a_function_level_reset_in_the_middle_of_work_ends_it_and_the_device_works_again() {
     let process = Process::start();
     let mut client = Client::new(&process.socket).unwrap();
