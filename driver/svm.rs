@@ -8,10 +8,9 @@
 //! the file is closed does the rest itself; until then the device lists the address space.
 
 use crate::{
-    channel::{Channel, ChannelConfig, ChannelId, Slot, CHANNEL_MEM, MAPPED},
+    channel::{Channel, ChannelConfig, ChannelId, Slot, CHANNEL_MEM},
     fault::{Fault, FaultAccess},
     gpu::Gpu,
-    gpu_pt::block::Stale,
     kapi::{time, workqueue::flush_work},
     tlb::{CacheLevel, Scope},
     vram::VramOffset,
@@ -43,6 +42,7 @@ mod room;
 mod service;
 mod space;
 mod traces;
+mod unmanaged;
 
 pub(crate) use bind::FEATURES;
 use busy::BusyTimes;
@@ -351,43 +351,6 @@ impl Svm {
             .and_then(|id| self.gpu.channel(id))
             .filter(|channel| Arc::ptr_eq(channel.svm(), self))
             .ok_or(ENOENT)
-    }
-
-    /// Maps a channel's memory in the unmanaged range.
-    pub(crate) fn map_unmanaged(&self, va: u64, dma: u64) -> Result {
-        let mut guard = self.space.lock();
-        let space = Option::as_mut(&mut guard).ok_or(ENODEV)?;
-        let mut stale = Stale::Nothing;
-        let mapped = MAPPED.into_iter().try_for_each(|(piece, access)| {
-            let range = va + piece.start..va + piece.end;
-            let mapped = space.map_unmanaged(&self.gpu.vram, range, dma + piece.start, access);
-            // A table may have been linked before an error.
-            stale = stale.max(mapped.unwrap_or(Stale::Pde0));
-            mapped.map(drop)
-        });
-        if stale != Stale::Nothing {
-            self.gpu.tlb_invalidate(&Scope {
-                pdb: self.pdb,
-                range: Some(va..va + CHANNEL_MEM),
-                level: stale.into(),
-            });
-        }
-        mapped
-    }
-
-    /// Undoes [`Svm::map_unmanaged`]; when it returns, the GPU does not reach the memory.
-    pub(crate) fn unmap_unmanaged(&self, va: u64) {
-        let mut guard = self.space.lock();
-        let Some(space) = &mut *guard else { return };
-        let range = va..va + CHANNEL_MEM;
-        space.unmap_unmanaged(&self.gpu.vram, &range, || {
-            let scope = Scope {
-                pdb: self.pdb,
-                range: Some(range.clone()),
-                level: CacheLevel::PteOnly,
-            };
-            self.gpu.tlb_invalidate(&scope);
-        });
     }
 
     /// Queues a fault for service. If there is no room it is dropped: the replay at the end of a batch, or the watchdog, has the access
