@@ -21,16 +21,17 @@ use kernel::{
     time::{delay, Delta, Instant, Monotonic},
 };
 
+mod cursor;
+use cursor::Cursor;
+
 /// Most packets that are read before their address spaces get to work.
-pub(crate) const BATCH: usize = 256;
+const BATCH: u32 = 256;
 /// Looks at a packet whose VALID is not set yet, 1 us apart, before it is left for the next interrupt.
 const VALID_POLLS: usize = 100;
 /// Longest wait for VALID, over many interrupts.
 const VALID_TIMEOUT: Delta = Delta::from_secs(1);
 /// Bits of a virtual address.
 pub(crate) const VA_BITS: u32 = 49;
-/// Bounds of what the device may say about the size of a buffer, in packets.
-const ENTRIES: core::ops::RangeInclusive<u32> = 2..=65536;
 
 /// What the GPU tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,10 +100,9 @@ struct Drained {
 struct FaultBuffer {
     kind: Kind,
     mem: CoherentBuf,
-    entries: u32,
     /// The SIZE register while the device writes.
     enabled: NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE,
-    get: u32,
+    cursor: Cursor,
     /// Since when the packet at GET is not complete.
     incomplete: Option<Instant<Monotonic>>,
 }
@@ -172,10 +172,7 @@ impl FaultBuffer {
             NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed().with_set_default(true),
         );
         let size = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::try_at(i).ok_or(EINVAL)?;
-        let entries = bar0.read(size).val().get();
-        if !ENTRIES.contains(&entries) {
-            return Err(ENODEV);
-        }
+        let entries = Cursor::entries(bar0.read(size).val().get())?;
         let mem = dma.coherent(usize::try_from(entries)? * packet::SIZE)?;
         let addr = mem.dma_addr();
         let hi = NV_PFB_PRI_MMU_FAULT_BUFFER_HI::try_at(i).ok_or(EINVAL)?;
@@ -191,12 +188,9 @@ impl FaultBuffer {
         bar0.write(lo, lo_value);
         // PUT stays where another user of the device left it; what was before is not for us.
         let put = NV_PFB_PRI_MMU_FAULT_BUFFER_PUT::try_at(i).ok_or(EINVAL)?;
-        let put = bar0.read(put).ptr().get();
-        if put >= entries {
-            return Err(ENODEV);
-        }
+        let cursor = Cursor::new(entries, bar0.read(put).ptr().get())?;
         let get = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i).ok_or(EINVAL)?;
-        bar0.write(get, NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(put));
+        bar0.write(get, NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(cursor.get()));
         let enabled = NV_PFB_PRI_MMU_FAULT_BUFFER_SIZE::zeroed()
             .try_with_val(entries)?
             .with_overflow_intr(true)
@@ -204,9 +198,8 @@ impl FaultBuffer {
         Ok(Self {
             kind,
             mem,
-            entries,
             enabled,
-            get: put,
+            cursor,
             incomplete: None,
         })
     }
@@ -224,19 +217,15 @@ impl FaultBuffer {
             return drained;
         };
         let put = gpu.bar0.read(location);
-        let target = put.ptr().get();
         if put.into_raw() == u32::MAX {
             return drained;
         }
-        if target >= self.entries {
+        let Some(waiting) = self.cursor.waiting(put.ptr().get()) else {
             gpu.counters.stale_faults.inc();
             return drained;
-        }
+        };
         drained.overflow = put.overflow();
-        for _ in 0..BATCH {
-            if self.get == target {
-                break;
-            }
+        for _ in 0..waiting.min(BATCH) {
             let fault = match self.take_packet() {
                 Ok(words) => parse(gpu, self.kind, &words),
                 Err(_) if self.gives_up() => None,
@@ -251,7 +240,7 @@ impl FaultBuffer {
             }
             self.incomplete = None;
             gpu.counters.faults.inc();
-            self.get = (self.get + 1) % self.entries;
+            self.cursor.advance();
         }
         self.write_get(gpu, put);
         drained
@@ -259,7 +248,7 @@ impl FaultBuffer {
 
     /// Reads the packet at GET once it is complete, and clears its VALID for the next round.
     fn take_packet(&self) -> Result<[u32; packet::SIZE / 4]> {
-        let base = usize::try_from(self.get)? * packet::SIZE;
+        let base = usize::try_from(self.cursor.get())? * packet::SIZE;
         let info = base + packet::SIZE - 4;
         for polls in 0.. {
             if packet::Info::from(self.mem.read32(info)?).valid() {
@@ -294,7 +283,7 @@ impl FaultBuffer {
     fn write_get(&self, gpu: &Gpu, put: NV_PFB_PRI_MMU_FAULT_BUFFER_PUT) {
         // VALID must be cleared before the hardware may write the packet again.
         mmio::wmb();
-        let value = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(self.get);
+        let value = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::from(self.cursor.get());
         let i = self.kind as usize;
         if let Some(get) = NV_PFB_PRI_MMU_FAULT_BUFFER_GET::try_at(i) {
             gpu.bar0.write(get, value);
