@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::{fcntl_setfd, FdFlags};
+use rustix::process::{kill_process, Pid, Signal};
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR1_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
 };
@@ -51,21 +52,23 @@ impl Process {
     }
 
     fn start_logging(level: &str, log: Stdio) -> Self {
+        Self::start_with(|command| command.env("RUST_LOG", level).stderr(log))
+    }
+
+    fn start_with(options: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mirage-death-{}-{number}.sock", std::process::id());
         let socket = std::env::temp_dir().join(name);
         let (ready, announce) = rustix::pipe::pipe().unwrap();
         fcntl_setfd(&announce, FdFlags::empty()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mirage-vgpu"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mirage-vgpu"));
+        command
             .args(["--vram", "64", "--sms", "2", "--socket"])
             .arg(&socket)
             .arg("--ready-fd")
-            .arg(announce.as_raw_fd().to_string())
-            .env("RUST_LOG", level)
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .arg(announce.as_raw_fd().to_string());
+        let child = options(&mut command).spawn().unwrap();
         drop::<OwnedFd>(announce);
         let mut line = String::new();
         BufReader::new(File::from(ready))
@@ -237,6 +240,32 @@ fn a_function_level_reset_in_the_middle_of_work_ends_it_and_the_device_works_aga
     start_work(&mut client);
     drop(client);
     assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn counters_are_written_when_they_are_asked_for_and_at_the_end() {
+    let path = std::env::temp_dir().join(format!("mirage-counters-{}", std::process::id()));
+    let process = Process::start_with(|command| command.arg("--counters").arg(&path));
+    let counters = || {
+        let file = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let counters: serde_json::Value = serde_json::from_reader(file).unwrap();
+        move |name: &str| counters[name].as_u64().unwrap()
+    };
+    let mut client = Client::new(&process.socket).unwrap();
+    start_work(&mut client);
+    kill_process(Pid::from_child(&process.child), Signal::USR1).unwrap();
+    until("a file", || path.exists());
+    let count = counters();
+    assert_eq!(count("launches"), 1);
+    assert_eq!(count("replayable_packets"), 1);
+    assert_eq!(count("channel_errors"), 0);
+
+    client.reset().unwrap();
+    start_work(&mut client);
+    drop(client);
+    assert_eq!(process.end().code(), Some(0));
+    assert_eq!(counters()("launches"), 2);
 }
 
 #[test]
