@@ -2,7 +2,7 @@
 //! Processes: several at once, and their sudden ends.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -67,21 +67,31 @@ fn a_process_may_exit_with_work_in_flight() -> Result<()> {
     still_works(&Mirror::new()?)
 }
 
-/// execve takes the address space away first and closes the file later.
+/// execve takes the address space away first and closes the file later. What the process shared with others stays, and the GPU
+/// leaves it alone, while the new program runs.
 fn a_process_may_become_another_program_with_work_in_flight() -> Result<()> {
+    const QUIET: Duration = Duration::from_millis(50);
     for _ in 0..rounds(10) {
+        let values = Region::shared(64 * PAGE)?;
         let child = fork(|| {
-            let (mirror, values) = (Mirror::new()?, Region::anonymous(64 * PAGE)?);
+            let mirror = Mirror::new()?;
             let spinner = Spinner::over(&values)?;
             let _job = spinner.start(&mirror.channel)?;
             spinner.wait_round(&values)?;
-            let error = Command::new("/proc/self/exe")
-                .arg("--list")
-                .stdout(Stdio::null())
-                .exec();
-            Err(error).context("execve")
+            Err(Command::new("sleep").arg("3600").exec()).context("execve")
         })?;
-        child.join()?;
+        let pid = child.pid().context("nobody reaped it")?;
+        let name = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        wait_until(LIMIT, || name() == "sleep\n").context("no new program")?;
+        let mut before = None;
+        wait_until(LIMIT, || {
+            std::thread::sleep(QUIET);
+            let now = Some(values.words(0..values.len()));
+            std::mem::replace(&mut before, now.clone()) == now
+        })
+        .context("the GPU goes on writing")?;
+        ensure_eq!(name(), "sleep\n");
+        child.kill()?;
     }
     still_works(&Mirror::new()?)
 }
