@@ -199,7 +199,10 @@ enum drm_mirage_page_gpu {
 	DRM_MIRAGE_GPU_WRITE = 1 << 1,
 	/** @DRM_MIRAGE_GPU_ATOMIC: atomics are allowed */
 	DRM_MIRAGE_GPU_ATOMIC = 1 << 2,
-	/** @DRM_MIRAGE_GPU_VRAM: the page is in device memory; without it, in system memory */
+	/**
+	 * @DRM_MIRAGE_GPU_VRAM: the page is in device memory; without it, in system memory. This
+	 * version of the driver migrates nothing, so it does not occur yet
+	 */
 	DRM_MIRAGE_GPU_VRAM = 1 << 3,
 	/** @DRM_MIRAGE_GPU_ORDER_SHIFT: bits 15:8: the leaf has 4096 << order bytes: 0, 4 or 9 */
 	DRM_MIRAGE_GPU_ORDER_SHIFT = 8,
@@ -214,8 +217,8 @@ enum drm_mirage_page_cpu {
 	/** @DRM_MIRAGE_CPU_ZERO: it is the zero page or part of the huge zero page */
 	DRM_MIRAGE_CPU_ZERO = 1 << 2,
 	/**
-	 * @DRM_MIRAGE_CPU_DEVICE: it is device-private memory of this device; that of other devices
-	 * reads as absent
+	 * @DRM_MIRAGE_CPU_DEVICE: it is device-private memory of this device, which this version of
+	 * the driver does not have yet; that of other devices reads as absent
 	 */
 	DRM_MIRAGE_CPU_DEVICE = 1 << 3,
 	/**
