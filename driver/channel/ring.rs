@@ -129,6 +129,10 @@ impl Ring {
         }
         self.write_gp_entry(put, own, push::FENCE_WORDS)?;
         put = (put + 1) % GP_ENTRIES;
+        mmio::wmb();
+        self.mem.write32(USERD + USERD_GP_PUT, put)?;
+        mmio::wmb();
+        // Last, so that what failed is not in the ring, and its fence is the caller's. There is room.
         let job = Job {
             fence,
             push_start: room.start,
@@ -137,9 +141,6 @@ impl Ring {
         self.submitted = (self.submitted + 1) % FENCE_SLOTS;
         self.push_next = room.start + taken(size_of_val(words));
         self.gp_put = put;
-        mmio::wmb();
-        self.mem.write32(USERD + USERD_GP_PUT, put)?;
-        mmio::wmb();
         Ok(())
     }
 
