@@ -43,7 +43,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A syncobj operation failed.
-    #[error("DRM syncobj: {0}")]
+    #[error("DRM syncobj: {0}{advice}", advice = syncobj_hint(source_errno(.0)))]
     Syncobj(std::io::Error),
     /// The work is not finished yet; it may be waited for again.
     #[error(
@@ -131,10 +131,14 @@ impl Error {
             Error::Syncobj(source)
             | Error::Events(source)
             | Error::Open { source, .. }
-            | Error::Counters { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            | Error::Counters { source, .. } => source_errno(source),
             _ => None,
         }
     }
+}
+
+fn source_errno(source: &std::io::Error) -> Option<Errno> {
+    source.raw_os_error().map(Errno::from_raw)
 }
 
 /// What to do about the error of an ioctl.
@@ -142,6 +146,7 @@ fn hint(ioctl: &str, errno: Errno) -> &'static str {
     match (ioctl, errno) {
         (_, Errno::ENODEV) => " (the device is gone: open it again)",
         (_, Errno::EPERM) => " (the file belongs to another process: open one here)",
+        (_, Errno::ENOMEM) => " (the kernel has no memory left: free some, then try again)",
         ("EXEC", Errno::EIO) => {
             " (the channel was stopped: Channel::state says why, Channel::reset makes it usable again)"
         }
@@ -149,6 +154,12 @@ fn hint(ioctl: &str, errno: Errno) -> &'static str {
             " (more than Gpu::limits allows, a timeline point that is not above the last one, or a wait for work that is not submitted yet)"
         }
         ("EXEC", Errno::ENOENT) => " (the channel or a syncobj is gone)",
+        ("CHANNEL_QUERY" | "CHANNEL_RESET" | "CHANNEL_FREE", Errno::ENOENT) => {
+            " (this file has no such channel: it was freed, make another with Svm::channel)"
+        }
+        ("SVM_INIT", Errno::EINVAL) => {
+            " (the driver cannot use the range left to it: GETPARAM tells size and alignment, and it ends below 1 TiB)"
+        }
         ("SVM_INIT", Errno::EBUSY) => " (this file mirrors an address space already: open the GPU again)",
         ("SVM_INIT", Errno::ENOSPC) => " (the device has no more address spaces: close a file, also of other processes)",
         ("CHANNEL_ALLOC", Errno::ENOSPC) => {
@@ -158,6 +169,8 @@ fn hint(ioctl: &str, errno: Errno) -> &'static str {
             " (the device is being reset: try again in a moment)"
         }
         ("CHANNEL_ALLOC", Errno::EINVAL) => " (the time-out is longer than Gpu::limits allows)",
+        ("SVM_QUERY", Errno::EAGAIN) => " (the memory changed all the time: try again when it is quieter, or with a smaller range)",
+        ("SVM_QUERY", Errno::EFAULT) => " (the array for the pages cannot be written)",
         ("SVM_QUERY", Errno::EINVAL) => " (no process has such addresses)",
         _ => "",
     }
@@ -175,8 +188,23 @@ fn stop_hint(errno: Errno) -> &'static str {
 fn prefetch_hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EFAULT => " (nothing is mapped there, or not for that access)",
-        Errno::EAGAIN => " (the memory changed all the time: try again)",
+        Errno::EAGAIN => " (the memory changed all the time, or the device is being reset: try again in a moment)",
+        Errno::ENOMEM => " (the kernel has no memory left: free some, then go on with the rest of the range)",
+        Errno::ENODEV => " (the device is gone: open it again)",
+        Errno::EPERM => " (the file belongs to another process: open one here)",
         Errno::EINVAL => " (the range left to the driver, or an address that no process has)",
+        _ => "",
+    }
+}
+
+fn syncobj_hint(errno: Option<Errno>) -> &'static str {
+    match errno {
+        Some(Errno::EINVAL) => {
+            " (it has no fence yet: submit the work that signals it first; or what was imported is no syncobj)"
+        }
+        Some(Errno::ENOENT) => " (the file has no such syncobj)",
+        Some(Errno::EMFILE) => " (this process has too many open files: close some, or raise RLIMIT_NOFILE)",
+        Some(Errno::ENOMEM) => " (the kernel has no memory left: free some, then try again)",
         _ => "",
     }
 }
@@ -191,6 +219,51 @@ fn constructor(engine: Engine) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The errors that `uapi/mirage_drm.h` has for the ioctls that the library calls.
+    #[test]
+    fn every_error_of_the_interface_has_an_advice() {
+        use Errno::*;
+        let every = [ENODEV, EPERM];
+        for (ioctl, errnos) in [
+            ("SVM_INIT", &[EINVAL, EBUSY, ENOSPC, ENOMEM][..]),
+            ("CHANNEL_ALLOC", &[EINVAL, ENOSPC, EAGAIN, ENOMEM]),
+            ("CHANNEL_QUERY", &[ENOENT]),
+            ("CHANNEL_FREE", &[ENOENT]),
+            ("CHANNEL_RESET", &[ENOENT, EAGAIN, ENOMEM]),
+            ("EXEC", &[ENOENT, EINVAL, EIO, ENOMEM]),
+            ("SVM_QUERY", &[EINVAL, EFAULT, EAGAIN, ENOMEM]),
+        ] {
+            for &errno in errnos.iter().chain(&every) {
+                let text = Error::Ioctl { ioctl, errno }.to_string();
+                assert!(text.ends_with(')'), "{text}");
+            }
+        }
+        for errno in [EINVAL, EFAULT, EAGAIN, ENOMEM, ENODEV, EPERM] {
+            assert!(prefetch_hint(errno).ends_with(')'), "{errno}");
+        }
+        for errno in [EINVAL, ENOENT, EMFILE, ENOMEM] {
+            let text = Error::Syncobj(errno.into()).to_string();
+            assert!(text.ends_with(')'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_prefetch_that_should_be_tried_again_may_have_met_a_reset() {
+        let text = prefetch_hint(Errno::EAGAIN);
+        assert!(text.contains("changed") && text.contains("reset"), "{text}");
+        assert!(prefetch_hint(Errno::ENOMEM).contains("no memory"));
+    }
+
+    #[test]
+    fn a_syncobj_without_a_fence_wants_its_work_submitted() {
+        let text = Error::Syncobj(Errno::EINVAL.into()).to_string();
+        assert!(text.contains("submit the work"), "{text}");
+        assert_eq!(
+            Error::Syncobj(Errno::EINVAL.into()).errno(),
+            Some(Errno::EINVAL)
+        );
+    }
 
     #[test]
     fn an_error_says_what_to_do() {
