@@ -7,6 +7,7 @@
 mod actions;
 mod memory;
 mod partial;
+mod prefetch;
 mod shapes;
 mod table;
 mod worker;

@@ -84,6 +84,17 @@ pub(super) enum Between {
     },
 }
 
+/// What is prefetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    Nothing,
+    /// All of the memory before each submission.
+    Read,
+    Write,
+    /// All of it by another thread while the GPU works, for reading and for writing by turns.
+    Race,
+}
+
 /// What is done to the memory.
 #[derive(Debug)]
 pub(super) struct Action {
@@ -95,6 +106,7 @@ pub(super) struct Action {
     pub(super) race: bool,
     pub(super) locked: bool,
     pub(super) op: Op,
+    pub(super) ahead: Ahead,
     /// Goes with all shapes.
     first_rank: bool,
 }
@@ -115,6 +127,7 @@ impl Action {
             race: false,
             locked: false,
             op: Op::Store,
+            ahead: Ahead::Nothing,
             first_rank: true,
         }
     }
@@ -139,6 +152,10 @@ impl Action {
 
     pub(super) const fn with(self, op: Op) -> Self {
         Action { op, ..self }
+    }
+
+    pub(super) const fn prefetch(self, ahead: Ahead) -> Self {
+        Action { ahead, ..self }
     }
 
     pub(super) const fn then(self, between: Between) -> Self {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! All actions.
 
-use super::actions::{Action, Between, Kind, Op, Part};
+use super::actions::{Action, Ahead, Between, Kind, Op, Part};
 
 const fn cut(name: &'static str, between: Between, op: Op) -> Action {
     Action::of(name, Kind::Private)
@@ -133,6 +133,79 @@ pub(super) const ACTIONS: &[Action] = &[
     Action::of("malloc_gpu_reads", Malloc).then(GpuReads).rare(),
     Action::of("mmap_gpu_copies", Private)
         .then(GpuCopies)
+        .rare(),
+    Action::of("malloc_prefetch", Malloc).prefetch(Ahead::Write),
+    Action::of("malloc_prefetch_nomemset", Malloc)
+        .prefetch(Ahead::Write)
+        .gpu_first()
+        .rare(),
+    Action::of("malloc_prefetch_race", Malloc).prefetch(Ahead::Race),
+    Action::of("malloc_fork_read_prefetch", Malloc)
+        .then(ForkRead)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("free_prefetch", Malloc)
+        .then(Free)
+        .prefetch(Ahead::Write),
+    Action::of("new_prefetch", Malloc)
+        .then(New)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("new_prefetch_race", Malloc)
+        .then(New)
+        .prefetch(Ahead::Race)
+        .rare(),
+    // What is there for reading only becomes writable by a fault.
+    Action::of("mmap_prefetch_read", Private)
+        .prefetch(Ahead::Read)
+        .rare(),
+    Action::of("mmap_prefetch_read_nomemset", Private)
+        .prefetch(Ahead::Read)
+        .gpu_first(),
+    Action::of("mmap_prefetch", Private)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("mmap_prefetch_race_nomemset", Private)
+        .prefetch(Ahead::Race)
+        .gpu_first()
+        .rare(),
+    Action::of("mmap_prefetch_atomic_race", Private)
+        .with(Op::Add)
+        .prefetch(Ahead::Race)
+        .rare(),
+    Action::of("mmap_shared_prefetch", Shared).prefetch(Ahead::Write),
+    Action::of("mmap_shared_prefetch_race", Shared)
+        .prefetch(Ahead::Race)
+        .rare(),
+    Action::of("mmap_shared_fork_write_prefetch", Shared)
+        .then(ForkWrite)
+        .prefetch(Ahead::Read)
+        .rare(),
+    Action::of("mmap_file_prefetch", File)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("mmap_file_private_prefetch", FilePrivate)
+        .prefetch(Ahead::Write)
+        .gpu_first()
+        .rare(),
+    Action::of("mmap_huge_prefetch", Huge)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("mmap_huge_prefetch_race", Huge)
+        .prefetch(Ahead::Race)
+        .gpu_first()
+        .rare(),
+    Action::of("mmap_fork_write_prefetch", Private)
+        .then(ForkWrite)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("mmap_dontneed_prefetch", Private)
+        .then(DontNeed)
+        .prefetch(Ahead::Write)
+        .rare(),
+    Action::of("mmap_remap_prefetch", Private)
+        .then(Remap)
+        .prefetch(Ahead::Write)
         .rare(),
     cut(
         "partial_munmap_cpu_fault",

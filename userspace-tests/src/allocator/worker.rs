@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One of the workers of a case: its submissions, and what happens between them.
 
+use std::ops::Range;
+
 use anyhow::{ensure, Context, Result};
 use mirage::{lanes, Access, Atomic, Channel, CopyBytes, Job, Load, Reason, Store, Strided};
 use nix::sys::mman::{MmapAdvise, ProtFlags};
@@ -45,14 +47,7 @@ impl<'a> Worker<'a> {
                 self.between()
                     .with_context(|| format!("before submission {first}"))?;
             }
-            let jobs = (first..submissions.min(first + channels)).map(|number| self.submit(number));
-            let jobs = jobs.collect::<Result<Vec<_>>>()?;
-            while self.case.action.race && jobs.iter().any(|job| !job.is_done()) {
-                self.memory.count();
-            }
-            for job in jobs {
-                job.wait(LIMIT)?;
-            }
+            self.run_ahead(first..submissions.min(first + channels))?;
             (first..submissions.min(first + channels)).for_each(|number| self.expect(number));
             self.memory.check(&format!("after submission {first}"))?;
         }
@@ -60,6 +55,16 @@ impl<'a> Worker<'a> {
             old.check(&format!("allocation {number} in the end"))?;
         }
         self.gpu_check("in the end")
+    }
+
+    /// Runs submissions to their end, each on a channel of its own.
+    pub(super) fn run(&mut self, numbers: Range<usize>) -> Result<()> {
+        let jobs = numbers.map(|number| self.submit(number));
+        let jobs = jobs.collect::<Result<Vec<_>>>()?;
+        while self.case.action.race && jobs.iter().any(|job| !job.is_done()) {
+            self.memory.count();
+        }
+        jobs.iter().try_for_each(|job| Ok(job.wait(LIMIT)?))
     }
 
     /// What submission `number` stores, adds or exchanges in lane 0; lane i has i more.
