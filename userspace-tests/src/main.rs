@@ -36,6 +36,7 @@ mod ioctls;
 mod kernel;
 mod kinds;
 mod leaves;
+mod library;
 mod memory;
 mod migrate;
 mod operations;
@@ -82,6 +83,7 @@ const ALL: &[&[Test]] = &[
     commands::TESTS,
     refused::TESTS,
     fences::TESTS,
+    library::TESTS,
     stopped::TESTS,
     timeouts::TESTS,
     permission::TESTS,
