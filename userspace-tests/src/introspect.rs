@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What can be seen from outside: fdinfo, debugfs; and the interface of 32-bit programs.
+//! What can be seen from outside: fdinfo, debugfs.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,7 +15,6 @@ use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, wait_until};
 use crate::huge::huge_page;
 use crate::region::{Region, PAGE};
-use crate::sys::Low;
 
 guest_tests![
     fdinfo_counts_what_the_gpu_maps,
@@ -26,7 +25,6 @@ guest_tests![
     debugfs_ends_after_accesses_that_no_process_can_make,
     debugfs_keeps_the_last_stopped_channels,
     only_root_may_read_the_drivers_debugfs_files,
-    a_32_bit_program_uses_the_same_interface,
 ];
 
 /// The value of a key in the fdinfo of a file of this process.
@@ -315,41 +313,5 @@ fn only_root_may_read_the_drivers_debugfs_files() -> Result<()> {
         let mode = fs::metadata(debugfs(&gpu, name)?)?.permissions().mode();
         ensure_eq!((name, mode & 0o777), (name, 0o400));
     }
-    Ok(())
-}
-
-/// The kernel takes such calls as those of a 32-bit program; the addresses are below 4 GiB, as that program's are.
-fn a_32_bit_program_uses_the_same_interface() -> Result<()> {
-    use mirage::uapi::{ChannelAlloc, Getparam, IoctlId, Param, SvmInit, SvmQuery};
-    let gpu = Gpu::open()?;
-    let low = Low::new()?;
-    let fd = gpu.as_fd();
-
-    let param = Getparam {
-        param: Param::UnmanagedMin as u64,
-        value: 0,
-    };
-    let param = low.call(fd, IoctlId::Getparam, param)?;
-    ensure_eq!(param.value, gpu.param(Param::UnmanagedMin)?);
-
-    let hole = low.reserve(param.value)?;
-    let init = SvmInit {
-        unmanaged_addr: hole,
-        unmanaged_size: param.value,
-        ..Default::default()
-    };
-    low.call(fd, IoctlId::SvmInit, init)?;
-    let channel = low.call(fd, IoctlId::ChannelAlloc, ChannelAlloc::default())?;
-    ensure_eq!((channel.flags, channel.timeout_ms), (0, 0));
-    let query = SvmQuery {
-        va: low.addr() & !(PAGE as u64 - 1),
-        size: PAGE as u64,
-        pages_ptr: low.addr() + 256,
-        flags: 0,
-        page_size: 8,
-    };
-    low.call(fd, IoctlId::SvmQuery, query)?;
-    // The CPU maps the page that the call itself uses, and may write to it.
-    ensure_eq!((low.word(256) >> 32) & 0xff, 3);
     Ok(())
 }

@@ -13,6 +13,7 @@ mod arguments;
 mod bind;
 mod channels;
 mod commands;
+mod compat;
 mod copy;
 mod counted;
 mod cow;
@@ -97,6 +98,7 @@ const ALL: &[&[Test]] = &[
     scarce::TESTS,
     bind::TESTS,
     introspect::TESTS,
+    compat::TESTS,
     traces::TESTS,
 ];
 

@@ -233,6 +233,18 @@ impl Low {
         unsafe { word.read_volatile() }
     }
 
+    /// Writes 32-bit words at `offset`, behind what [`Low::call`] uses.
+    pub(crate) fn put(&self, offset: usize, words: &[u32]) {
+        let end = offset + size_of_val(words);
+        assert!(offset % 4 == 0 && offset >= 128 && end <= Self::SIZE);
+        for (i, word) in words.iter().enumerate() {
+            // SAFETY: inside the mapping, by the check.
+            let at = unsafe { self.0.byte_add(offset + 4 * i) }.cast::<u32>();
+            // SAFETY: mapped and aligned, by the check; no call is under way.
+            unsafe { at.write_volatile(*word) };
+        }
+    }
+
     /// Reserves `size` bytes below 4 GiB, at a multiple of their number; never given back.
     pub(crate) fn reserve(&self, size: u64) -> Result<u64> {
         use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
@@ -252,7 +264,7 @@ impl Low {
     ) -> Result<T> {
         const SYS_IOCTL_32: u64 = 54;
         let request = crate::ioctls::request(id.nr(), size_of::<T>());
-        assert!(size_of::<T>() <= Self::SIZE);
+        assert!(size_of::<T>() <= 128);
         // SAFETY: the argument fits into the mapping, which nothing else uses.
         unsafe { self.0.cast::<T>().write_volatile(argument) };
         let mut result = SYS_IOCTL_32;
