@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use mirage::{lanes, Access, Gpu, GpuPtr, Load, Reason, Store};
+use mirage::{copy, lanes, Access, Gpu, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::MmapAdvise;
 use nix::unistd::Pid;
 
@@ -19,6 +19,7 @@ use crate::region::{Region, PAGE};
 guest_tests![
     fdinfo_counts_what_the_gpu_maps,
     fdinfo_counts_the_time_that_engines_work,
+    fdinfo_counts_the_time_of_copies_for_copy_engines_alone,
     debugfs_shows_regions_and_leaves_of_a_mirror,
     debugfs_shows_a_huge_leaf,
     debugfs_shows_a_large_mirror_in_pieces,
@@ -82,14 +83,17 @@ fn fdinfo_counts_what_the_gpu_maps() -> Result<()> {
     Ok(())
 }
 
+/// Nanoseconds that engines of a kind worked for an open GPU.
+fn busy(gpu: &Gpu, kind: &str) -> Result<u64> {
+    let text = fdinfo(gpu, &format!("drm-engine-{kind}"))?;
+    let number = text.strip_suffix(" ns").context("not in nanoseconds")?;
+    Ok(number.parse()?)
+}
+
 fn fdinfo_counts_the_time_that_engines_work() -> Result<()> {
     let (mirror, values) = (Mirror::new()?, Region::anonymous(4 * PAGE)?);
     let page = Region::anonymous(PAGE)?;
-    let busy = |kind: &str| -> Result<u64> {
-        let text = fdinfo(&mirror.gpu, &format!("drm-engine-{kind}"))?;
-        let number = text.strip_suffix(" ns").context("not in nanoseconds")?;
-        Ok(number.parse()?)
-    };
+    let busy = |kind| busy(&mirror.gpu, kind);
     let (begin, before) = (Instant::now(), busy("compute")?);
     let (spinner, other) = (Spinner::over(&values)?, mirror.svm.channel()?);
     let job = spinner.start(&mirror.channel)?;
@@ -119,6 +123,36 @@ fn fdinfo_counts_the_time_that_engines_work() -> Result<()> {
     );
     ensure_eq!(busy("copy")?, 0);
     ensure_eq!(fdinfo(&mirror.gpu, "drm-engine-capacity-copy")?, "2");
+    Ok(())
+}
+
+fn fdinfo_counts_the_time_of_copies_for_copy_engines_alone() -> Result<()> {
+    const LEN: usize = 1 << 20;
+    let gpu = Gpu::open()?;
+    let svm = crate::sys::mirror(&gpu)?;
+    let channel = svm.copy_channel()?;
+    let (from, to) = (Region::anonymous(LEN)?, Region::anonymous(LEN)?);
+    from.fill(0..LEN, 3);
+    let mut before = busy(&gpu, "copy")?;
+    ensure_eq!(before, 0);
+    for round in 0..3 {
+        let begin = Instant::now();
+        channel
+            .run(copy::Linear::new(to.at(0), from.at(0), LEN as u64))?
+            .wait(LIMIT)?;
+        // Fences signal before the driver has put the ring away.
+        let grown = || busy(&gpu, "copy").is_ok_and(|now| now > before);
+        wait_until(LIMIT, grown).with_context(|| format!("copy {round} took no time"))?;
+        let now = busy(&gpu, "copy")?;
+        let passed = begin.elapsed().as_nanos() as u64;
+        ensure!(now - before <= passed, "{} ns, in {passed}", now - before);
+        before = now;
+        // What is put away late counts for this round.
+        std::thread::sleep(Duration::from_millis(20));
+        before = before.max(busy(&gpu, "copy")?);
+    }
+    ensure_eq!(to.load(LEN - PAGE), 3);
+    ensure_eq!(busy(&gpu, "compute")?, 0);
     Ok(())
 }
 
