@@ -25,6 +25,7 @@ guest_tests![
     the_zero_page_is_told_from_others,
     the_huge_zero_page_is_told_from_others,
     a_huge_page_has_the_order_of_its_entries,
+    a_leaf_of_64k_has_its_order_in_the_gpus_view,
     what_is_invalidated_is_gone_from_the_gpus_view,
     a_query_faults_nothing_in,
     a_range_reads_the_same_in_one_piece_and_page_by_page,
@@ -169,6 +170,33 @@ fn a_huge_page_has_the_order_of_its_entries() -> Result<()> {
     let pages = query(&mirror, region.at(0).addr(), 16)?;
     ensure_eq!(pages[8], (0, CPU_READ));
     ensure_eq!(pages[9].1, CPU_READ | CPU_WRITE);
+    Ok(())
+}
+
+fn a_leaf_of_64k_has_its_order_in_the_gpus_view() -> Result<()> {
+    const LEAF: usize = 16;
+    let (mirror, region) = (Mirror::new()?, huge_block()?);
+    region.store(0, 1);
+    if query_one(&mirror, &region, 0)?.1 != CPU_READ | CPU_WRITE | order(9) {
+        return skip("the kernel had no huge page");
+    }
+    // The last page keeps another protection, so no leaf can cover all, and none of 64 KiB the last of them.
+    region.protect(HUGE - PAGE..HUGE, ProtFlags::PROT_READ)?;
+    let writable = HUGE / PAGE - 1;
+    let all = Store::new(region.lanes(0, PAGE), 1_u64);
+    mirror.run(all, lanes(writable as u32))?;
+    let pages = query(&mirror, region.at(0).addr(), writable)?;
+    let (large, small) = pages.split_at(HUGE / PAGE - LEAF);
+    let cpu = CPU_READ | CPU_WRITE;
+    let due = (VALID | GPU_WRITE | order(4), cpu);
+    ensure_eq!(large, vec![due; large.len()]);
+    ensure_eq!(small, vec![(VALID | GPU_WRITE, cpu); small.len()]);
+    // A page that goes takes its leaf apart, and no other.
+    region.advise(20 * PAGE..21 * PAGE, MmapAdvise::MADV_DONTNEED)?;
+    let pages = query(&mirror, region.at(0).addr(), 48)?;
+    let orders: Vec<_> = pages.iter().map(|(gpu, _)| gpu >> 8).collect();
+    ensure_eq!(orders, [[4; LEAF], [0; LEAF], [4; LEAF]].concat());
+    ensure_eq!((pages[20].0, pages[21].0), (0, VALID | GPU_WRITE));
     Ok(())
 }
 
