@@ -5,12 +5,14 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use mirage::{lanes, GpuPtr, Load, Store};
-use nix::sys::mman::MmapAdvise;
+use nix::sys::mman::{MmapAdvise, ProtFlags};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::fixture::{ensure_eq, Mirror, LIMIT};
 use crate::harness::{guest_tests, wait_until};
@@ -20,9 +22,11 @@ guest_tests![
     the_example_in_c_passes,
     information_names_device_and_limits,
     statistics_count_what_happens_between_two_looks,
+    statistics_as_text_name_the_counters_and_the_processes,
     a_stopped_channel_is_listed_with_its_process,
     following_a_page_shows_its_life_until_interrupted,
     a_map_has_what_the_gpu_touched,
+    a_map_in_json_has_the_leaves_of_what_the_gpu_touched,
     both_views_of_an_own_buffer_are_shown,
     without_root_the_commands_say_what_they_need,
     a_closed_pipe_is_no_error,
@@ -71,19 +75,86 @@ fn information_names_device_and_limits() -> Result<()> {
     Ok(())
 }
 
+/// The number behind a path of names in an object of JSON.
+fn number(json: &Value, path: &str) -> Result<u64> {
+    let found = json.pointer(path).and_then(Value::as_u64);
+    found.with_context(|| format!("no number at {path} of {json}"))
+}
+
 fn statistics_count_what_happens_between_two_looks() -> Result<()> {
+    const LAUNCHES: u64 = 5;
     let (mirror, region) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
+    region.no_huge_pages();
     mirror.run(Load::<u64>::new(region.lanes(0, PAGE)), lanes(16))?;
-    let json = printed(&["stat", "--interval", "0.05", "--count", "2", "--json"])?;
-    let looks: Vec<&str> = json.lines().collect();
-    ensure_eq!(looks.len(), 2);
-    ensure!(looks[0].contains(r#""delta":null"#), "{}", looks[0]);
-    ensure!(looks[1].contains(r#""delta":{"#), "{}", looks[1]);
-    let own = format!(r#""pid":{}"#, std::process::id());
-    ensure!(
-        looks.iter().all(|look| look.contains(&own)),
-        "this process is not in {json}"
-    );
+    let mut command = Command::new("mirage")
+        .args(["stat", "--interval", "0.05", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let out = BufReader::new(command.stdout.take().context("it was asked for")?);
+    let mut looks = out
+        .lines()
+        .map(|line| -> Result<Value> { Ok(serde_json::from_str(&line.context("a look")?)?) });
+    let mut next = || looks.next().context("it has ended")?;
+    let first = next()?;
+    ensure!(first["delta"].is_null(), "{first}");
+    // It looks again while this works, and when it has.
+    for round in 0..LAUNCHES {
+        region.advise(0..region.len(), MmapAdvise::MADV_DONTNEED)?;
+        mirror.run(Store::new(region.lanes(0, PAGE), round), lanes(16))?;
+    }
+    let names = ["execs", "faults", "leaves_4k", "invalidated_pages"];
+    let due = [LAUNCHES, LAUNCHES, 16 * LAUNCHES, 16 * (LAUNCHES - 1)];
+    let (mut before, mut sum) = (first.clone(), [0; 4]);
+    let begin = Instant::now();
+    while sum.iter().zip(due).any(|(&sum, due)| sum < due) {
+        ensure!(begin.elapsed() < LIMIT, "{names:?}: {sum:?}, due {due:?}");
+        let look = next()?;
+        for (name, sum) in names.iter().zip(&mut sum) {
+            let (total, path) = (format!("/counters/{name}"), format!("/delta/{name}"));
+            let more = number(&look, &path)?;
+            ensure_eq!(number(&look, &total)? - number(&before, &total)?, more);
+            *sum += more;
+        }
+        before = look;
+    }
+    // Nobody else uses the GPU.
+    ensure_eq!(sum[0], LAUNCHES);
+    let own = |client: &Value| client["pid"] == std::process::id();
+    for look in [&first, &before] {
+        let clients = look["clients"].as_array().context("no clients")?;
+        ensure!(clients.iter().any(own), "this process is not in {look}");
+    }
+    kill(Pid::from_raw(command.id().try_into()?), Signal::SIGINT)?;
+    command.wait()?;
+    Ok(())
+}
+
+fn statistics_as_text_name_the_counters_and_the_processes() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
+    mirror.run(Store::new(region.lanes(0, PAGE), 1_u64), lanes(16))?;
+    let (execs, text) = (mirror.counters()?.get("execs"), printed(&["stat"])?);
+    // Digits come in groups.
+    let digits = |line: &str| {
+        line.chars()
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+    };
+    let mut lines = text.lines().map(str::trim);
+    let line = lines.find(|line| line.starts_with("execs "));
+    let told = digits(line.with_context(|| format!("no execs in {text}"))?);
+    ensure_eq!(told, execs.to_string());
+    let comm = std::fs::read_to_string("/proc/self/comm")?;
+    let pid = std::process::id().to_string();
+    let own = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(comm.trim()) && words.next() == Some(&pid)
+    };
+    ensure!(text.lines().any(own), "this process is not in {text}");
+    ensure!(text.starts_with("/dev/dri/renderD"), "{text}");
+    // A late packet of a fault may move a counter in between.
+    let text = printed(&["stat", "--interval", "0.01", "--count", "2"])?;
+    let quiet = text.contains("no counter moved in ");
+    ensure!(quiet || text.contains("per second"), "{text}");
     Ok(())
 }
 
@@ -165,6 +236,38 @@ fn a_map_has_what_the_gpu_touched() -> Result<()> {
         ranges.into_iter().any(|range| range.contains(&at)),
         "{at:#x} is not in {text}"
     );
+    Ok(())
+}
+
+fn a_map_in_json_has_the_leaves_of_what_the_gpu_touched() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(3 * PAGE)?);
+    region.no_huge_pages();
+    mirror.run(Store::new(region.lanes(PAGE, 0), 1_u64), lanes(1))?;
+    region.store(0, 1);
+    region.protect(0..PAGE, ProtFlags::PROT_READ)?;
+    mirror.run(Load::<u64>::new(region.at(0).into()), lanes(1))?;
+    let pid = std::process::id();
+    let json: Value = serde_json::from_str(&printed(&["map", &pid.to_string(), "--json"])?)?;
+    ensure_eq!(number(&json, "/pid")?, u64::from(pid));
+    ensure_eq!(
+        number(&json, "/client")?,
+        crate::introspect::client(&mirror.gpu)?
+    );
+    let leaves = json["leaves"].as_array().context("no leaves")?;
+    let leaf = |page: usize| {
+        let at = region.at(page * PAGE).addr();
+        let holds = |leaf: &&Value| {
+            let bounds = (leaf["start"].as_u64(), leaf["end"].as_u64());
+            matches!(bounds, (Some(start), Some(end)) if start <= at && at < end)
+        };
+        leaves.iter().find(holds)
+    };
+    for (page, writable) in [(0, false), (1, true)] {
+        let leaf = leaf(page).with_context(|| format!("page {page} is not in {json}"))?;
+        ensure_eq!(leaf["writable"], writable);
+        ensure_eq!(leaf["order"], 0);
+    }
+    ensure!(leaf(2).is_none(), "nobody touched page 2: {json}");
     Ok(())
 }
 
