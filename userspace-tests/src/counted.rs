@@ -78,13 +78,9 @@ fn a_bad_access_is_looked_at_twice_before_it_is_cancelled() -> Result<()> {
     still_works(&mirror)
 }
 
-/// The pages that are being mapped are taken away all the time, and keep what they hold.
-fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
+/// The pages that are being mapped are taken away all the time, until a retry was counted. Returns how often each page was added 1 to.
+pub(crate) fn provoke_retry(mirror: &Mirror, region: &Region) -> Result<u64> {
     const ROUNDS: u64 = 2000;
-    const PAGES: usize = 64;
-    let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGES * PAGE)?);
-    region.no_huge_pages();
-    region.fill(0..region.len(), 0);
     let (before, done) = (mirror.counters()?, AtomicBool::new(false));
     let mut launches = 0;
     std::thread::scope(|scope| {
@@ -96,9 +92,9 @@ fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
             anyhow::Ok(())
         });
         let mut count = || -> Result<()> {
-            while launches < ROUNDS && counted(&mirror, &before, "retries")? == 0 {
+            while launches < ROUNDS && counted(mirror, &before, "retries")? == 0 {
                 let add = Atomic::add(region.lanes(0, PAGE), 1_u64);
-                mirror.run(add, lanes(PAGES as u32))?;
+                mirror.run(add, lanes(region.pages() as u32))?;
                 launches += 1;
             }
             Ok(())
@@ -109,10 +105,18 @@ fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
         outcome
     })?;
     println!("a retry within {launches} launches");
-    ensure_words(&region.page_words(), |_| launches)?;
-    let retries = counted(&mirror, &before, "retries")?;
+    let retries = counted(mirror, &before, "retries")?;
     ensure!(retries > 0, "no retry in {ROUNDS} launches");
-    Ok(())
+    Ok(launches)
+}
+
+/// The pages keep what they hold.
+fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(64 * PAGE)?);
+    region.no_huge_pages();
+    region.fill(0..region.len(), 0);
+    let launches = provoke_retry(&mirror, &region)?;
+    ensure_words(&region.page_words(), |_| launches)
 }
 
 /// The workers are held up, and more pages of one block are asked for than it may have in the queue meanwhile.

@@ -9,35 +9,43 @@ use anyhow::{ensure, Context, Result};
 use mirage::{lanes, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::MmapAdvise;
 
-use crate::fixture::{ensure_eq, ensure_report, Mirror};
-use crate::harness::guest_tests;
+use crate::counted::provoke_retry;
+use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
+use crate::harness::{guest_tests, wait_until};
 use crate::introspect::client;
-use crate::region::{Region, PAGE};
+use crate::region::{Region, HUGE, PAGE};
 
 guest_tests![
     every_trace_event_is_there_with_its_fields,
     one_page_can_be_followed_from_fault_to_invalidation,
     a_bad_access_is_traced_with_its_reason,
+    work_that_an_invalidation_undoes_is_traced_with_its_range in 1200,
 ];
 
 const TRACING: &str = "/sys/kernel/tracing";
 
 /// A trace buffer of its own that records the driver's events. Goes when dropped.
-struct Tracing(PathBuf);
+pub(crate) struct Tracing(PathBuf);
 
 impl Tracing {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
+        Self::of("")
+    }
+
+    /// Records one of the events, or all if that has no name.
+    fn of(event: &str) -> Result<Self> {
         let path = Path::new(TRACING)
             .join("instances")
             .join(format!("mirage-{}", std::process::id()));
         fs::create_dir(&path).context("no trace instance")?;
         let tracing = Tracing(path);
-        fs::write(tracing.0.join("events/mirage/enable"), "1").context("cannot switch on")?;
+        let switch = tracing.0.join("events/mirage").join(event).join("enable");
+        fs::write(switch, "1").context("cannot switch on")?;
         Ok(tracing)
     }
 
     /// The events of one client so far, in order.
-    fn events(&self, client: u64) -> Result<Vec<Event>> {
+    pub(crate) fn events(&self, client: u64) -> Result<Vec<Event>> {
         let text = fs::read_to_string(self.0.join("trace"))?;
         let mut events: Vec<Event> = text.lines().filter_map(Event::parse).collect();
         events.retain(|event| event.fields.get("client") == Some(&client.to_string()));
@@ -54,8 +62,8 @@ impl Drop for Tracing {
 
 /// One line of a trace.
 #[derive(Debug)]
-struct Event {
-    name: String,
+pub(crate) struct Event {
+    pub(crate) name: String,
     fields: HashMap<String, String>,
 }
 
@@ -74,14 +82,14 @@ impl Event {
         })
     }
 
-    fn text(&self, key: &str) -> Result<&str> {
+    pub(crate) fn text(&self, key: &str) -> Result<&str> {
         let value = self.fields.get(key);
         value
             .map(String::as_str)
             .with_context(|| format!("no {key} in {self:?}"))
     }
 
-    fn number(&self, key: &str) -> Result<u64> {
+    pub(crate) fn number(&self, key: &str) -> Result<u64> {
         let text = self.text(key)?;
         let number = match text.strip_prefix("0x") {
             Some(digits) => u64::from_str_radix(digits, 16),
@@ -91,7 +99,7 @@ impl Event {
     }
 
     /// Whether the event is about `addr`: at it, or over a range with it.
-    fn is_about(&self, addr: u64) -> bool {
+    pub(crate) fn is_about(&self, addr: u64) -> bool {
         let number = |key| self.number(key).ok();
         let range = number("start").zip(number("end"));
         number("va") == Some(addr) || range.is_some_and(|(start, end)| (start..end).contains(&addr))
@@ -173,5 +181,31 @@ fn a_bad_access_is_traced_with_its_reason() -> Result<()> {
     ensure_eq!(cancel.text("reason")?, "no_vma");
     ensure_eq!(cancel.text("access")?, "read");
     ensure_eq!(cancel.number("channel")?, u64::from(report.channel));
+    Ok(())
+}
+
+fn work_that_an_invalidation_undoes_is_traced_with_its_range() -> Result<()> {
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(64 * PAGE)?);
+    region.no_huge_pages();
+    let (client, tracing) = (client(&mirror.gpu)?, Tracing::of("mirage_retry")?);
+    provoke_retry(&mirror, &region)?;
+    let seen = || {
+        tracing
+            .events(client)
+            .is_ok_and(|events| !events.is_empty())
+    };
+    wait_until(LIMIT, seen).context("a retry was counted, and none is traced")?;
+    for event in tracing.events(client)? {
+        ensure_eq!(event.name, "retry");
+        let (start, end) = (event.number("start")?, event.number("end")?);
+        // The part of one block that was looked at, with some page of the region.
+        ensure!(start < end && end - start <= HUGE as u64, "{event:?}");
+        let block = |addr: u64| addr / HUGE as u64;
+        ensure!(block(start) == block(end - 1), "{event:?}");
+        let (first, last) = (region.at(0).addr(), region.at(63 * PAGE).addr());
+        ensure!(start <= last && first < end, "{event:?}, not {first:#x}");
+        ensure!(event.number("batch")? > 0, "{event:?}");
+        event.number("seq")?;
+    }
     Ok(())
 }
