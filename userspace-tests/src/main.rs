@@ -9,6 +9,7 @@ use harness::Test;
 use regex_lite::Regex;
 
 mod allocator;
+mod announce;
 mod arguments;
 mod bind;
 mod channels;
@@ -90,6 +91,7 @@ const ALL: &[&[Test]] = &[
     permission::TESTS,
     copy::TESTS,
     faults::TESTS,
+    announce::TESTS,
     counted::TESTS,
     fairness::TESTS,
     process::TESTS,
