@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{ensure, Context, Result};
-use mirage::{copy, lanes, Access, Atomic, Counters, GpuPtr, Load, Reason, Store};
+use mirage::{copy, lanes, Access, Announce, Atomic, Counters, GpuPtr, Load, Reason, Store};
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use crate::channels::still_works;
@@ -19,6 +19,7 @@ guest_tests![
     a_copy_engine_that_faults_is_resumed_each_time,
     a_bad_access_is_looked_at_twice_before_it_is_cancelled,
     an_invalidation_between_look_and_commit_is_a_retry in 1200,
+    packets_of_one_page_are_counted_as_duplicates,
     faults_that_find_no_room_are_dropped_and_served_later in 300,
 ];
 
@@ -119,6 +120,21 @@ fn an_invalidation_between_look_and_commit_is_a_retry() -> Result<()> {
     ensure_words(&region.page_words(), |_| launches)
 }
 
+/// Hints do not wait, so all of them are packets, however soon the page is there.
+fn packets_of_one_page_are_counted_as_duplicates() -> Result<()> {
+    const PACKETS: u32 = 8;
+    let (mirror, region) = (Mirror::new()?, Region::anonymous(PAGE)?);
+    region.no_huge_pages();
+    let before = mirror.counters()?;
+    mirror.run(Announce::new(region.lanes(0, 0)), lanes(PACKETS))?;
+    let all = || {
+        let now = mirror.counters().map(|now| now.since(&before));
+        now.is_ok_and(|now| now.get("faults") >= PACKETS.into() && now.get("duplicates") > 0)
+    };
+    wait_until(LIMIT, all).with_context(|| format!("{:?}", mirror.counters()))?;
+    still_works(&mirror)
+}
+
 /// The workers are held up, and more pages of one block are asked for than it may have in the queue meanwhile.
 fn faults_that_find_no_room_are_dropped_and_served_later() -> Result<()> {
     const BLOCKS: usize = 4;
@@ -145,7 +161,7 @@ fn faults_that_find_no_room_are_dropped_and_served_later() -> Result<()> {
 
 /// Faults without number, until everything has happened.
 fn overflows_old_packets_and_lost_interrupts_are_counted_and_never_fatal() -> Result<()> {
-    const NAMES: [&str; 3] = ["overflows", "stale_faults", "watchdog_kicks"];
+    const NAMES: [&str; 4] = ["overflows", "stale_faults", "duplicates", "watchdog_kicks"];
     const LEN: usize = 512 * PAGE;
     let (mirror, region) = (Mirror::new()?, Region::huge_aligned(LEN)?);
     region.no_huge_pages();
