@@ -4,8 +4,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{ensure, Context, Result};
-use mirage::{copy, lanes, Access, Announce, Atomic, Counters, GpuPtr, Load, Reason, Store};
-use nix::sys::mman::{MmapAdvise, ProtFlags};
+use mirage::{
+    copy, lanes, Access, Announce, Atomic, Counters, GpuPtr, Load, PushBuffer, Reason, Store,
+    Subchannel,
+};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
@@ -27,7 +30,10 @@ guest_tests![
 pub(crate) mod hard_device {
     use super::*;
 
-    guest_tests![overflows_old_packets_and_lost_interrupts_are_counted_and_never_fatal in 300];
+    guest_tests![
+        overflows_old_packets_and_lost_interrupts_are_counted_and_never_fatal in 300,
+        faults_of_copy_engines_and_hosts_that_are_lost_come_again in 600,
+    ];
 }
 
 /// How far a counter has gone since `before`.
@@ -184,6 +190,82 @@ fn overflows_old_packets_and_lost_interrupts_are_counted_and_never_fatal() -> Re
         round += 1;
     }
     println!("everything had happened after {round} rounds");
+    ensure_eq!(counted(&mirror, &before, "channel_errors")?, 0);
+    still_works(&mirror)
+}
+
+/// Waits at a semaphore until `word` is `value`, or releases it with that.
+fn semaphore(push: &mut PushBuffer, word: GpuPtr, value: u64, operation: u32) {
+    const SEM_ADDR_LO: u16 = 0x5c;
+    let addr = word.addr();
+    let (low, high) = (addr as u32, (addr >> 32) as u32);
+    push.methods(
+        Subchannel(0),
+        SEM_ADDR_LO,
+        &[low, high, value as u32, 0, operation],
+    );
+}
+
+/// Channels begin at once, and each faults in a block of its own: half of them in a copy, half of them in a method of host.
+fn faults_of_copy_engines_and_hosts_that_are_lost_come_again() -> Result<()> {
+    const EACH: usize = 20;
+    const ROUNDS: u64 = 100;
+    const OVERFLOWS: u64 = 4;
+    const ACQUIRE: u32 = 0;
+    const RELEASE: u32 = 1;
+    let mirror = Mirror::new()?;
+    // Host reaches 40 bits.
+    let low = |len| Region::map(len, MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT);
+    let (gate, words) = (low(PAGE)?, low(EACH * HUGE)?);
+    let (from, to) = (
+        Region::huge_aligned(EACH * HUGE)?,
+        Region::anonymous(EACH * PAGE)?,
+    );
+    [&words, &from, &to].map(Region::no_huge_pages);
+    let copiers = (0..EACH)
+        .map(|_| mirror.svm.copy_channel())
+        .collect::<mirage::Result<Vec<_>>>()?;
+    let hosts = (0..EACH)
+        .map(|_| mirror.svm.channel())
+        .collect::<mirage::Result<Vec<_>>>()?;
+    // What does not fault: one lost packet is to leave a copy without any.
+    gate.store(0, 0);
+    mirror.run(Load::<u64>::new(gate.lanes(0, 0)), lanes(1))?;
+    mirror.run(Store::new(to.lanes(0, PAGE), 0_u64), lanes(EACH as u32))?;
+    let before = mirror.counters()?;
+    let mut round = 0;
+    while counted(&mirror, &before, "overflows")? < OVERFLOWS {
+        round += 1;
+        ensure!(
+            round <= ROUNDS,
+            "in {ROUNDS} rounds: {:?}",
+            mirror.counters()?.since(&before)
+        );
+        words.advise(0..words.len(), MmapAdvise::MADV_DONTNEED)?;
+        from.advise(0..from.len(), MmapAdvise::MADV_DONTNEED)?;
+        (0..EACH).for_each(|i| from.store(i * HUGE, (round << 32) | i as u64));
+        let mut jobs = Vec::new();
+        for (i, (copier, host)) in copiers.iter().zip(&hosts).enumerate() {
+            let mut push = copier.push_buffer();
+            semaphore(&mut push, gate.at(0), round, ACQUIRE);
+            push.run(&copy::Linear::new(to.at(i * PAGE), from.at(i * HUGE), 8))?;
+            jobs.push(copier.submit(&push)?);
+            let mut push = host.push_buffer();
+            semaphore(&mut push, gate.at(0), round, ACQUIRE);
+            semaphore(&mut push, words.at(i * HUGE), round, RELEASE);
+            jobs.push(host.submit(&push)?);
+        }
+        gate.store(0, round);
+        jobs.iter()
+            .try_for_each(|job| job.wait(LIMIT))
+            .with_context(|| {
+                let now = mirror.counters().map(|now| now.since(&before));
+                format!("round {round}: {now:?}")
+            })?;
+        ensure_words(&to.page_words(), |i| (round << 32) | i as u64)?;
+        ensure!((0..EACH).all(|i| words.load(i * HUGE) == round));
+    }
+    println!("{:?} in {round} rounds", mirror.counters()?.since(&before));
     ensure_eq!(counted(&mirror, &before, "channel_errors")?, 0);
     still_works(&mirror)
 }
