@@ -34,15 +34,15 @@ guest_tests![
 ];
 
 /// A channel whose work does not end before it is told to, with the fence of that work.
-struct Blocker<'a> {
+pub(crate) struct Blocker<'a> {
     _values: Region,
     spinner: Spinner,
     _channel: Channel,
-    fence: Syncobj<'a>,
+    pub(crate) fence: Syncobj<'a>,
 }
 
 impl<'a> Blocker<'a> {
-    fn new(mirror: &'a Mirror) -> Result<Self> {
+    pub(crate) fn new(mirror: &'a Mirror) -> Result<Self> {
         let (values, channel) = (Region::anonymous(PAGE)?, mirror.svm.channel()?);
         let (spinner, fence) = (Spinner::over(&values)?, Syncobj::new(&mirror.gpu)?);
         Submission::of(push_of_spinner(&channel, spinner.operation())?)
@@ -57,7 +57,7 @@ impl<'a> Blocker<'a> {
         })
     }
 
-    fn release(&self) -> Result<()> {
+    pub(crate) fn release(&self) -> Result<()> {
         self.spinner.stop();
         self.fence.wait()
     }

@@ -12,6 +12,7 @@ mod allocator;
 mod announce;
 mod arguments;
 mod bind;
+mod changing;
 mod channels;
 mod commands;
 mod compat;
@@ -66,6 +67,7 @@ const ALL: &[&[Test]] = &[
     ioctls::TESTS,
     arguments::TESTS,
     exec::TESTS,
+    changing::TESTS,
     operations::TESTS,
     memory::TESTS,
     kinds::TESTS,
