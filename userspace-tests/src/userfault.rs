@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages that the program itself supplies. Kernels from 7.3 on let a device wait for it; on older ones the access is refused.
+//! Pages that the program itself supplies. Kernels from 7.3 on let a device wait for it; on older ones the access is refused. The
+//! driver says which, and is held to that.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use mirage::{lanes, Access, Atomic, Load, Reason, Store};
+use mirage::{lanes, Access, Atomic, Gpu, Load, Reason, Store};
 
 use crate::fixture::{ensure_eq, ensure_report, Mirror, Spinner, LIMIT};
 use crate::harness::{guest_tests, wait_until};
@@ -16,6 +17,7 @@ use crate::sys::{fork, Child, Userfault, Watch};
 use crate::work::{ensure_words, gpu_reads};
 
 guest_tests![
+    the_driver_says_whether_the_kernel_lets_it_wait,
     a_page_that_the_program_supplies_is_waited_for_or_refused,
     a_page_that_the_program_has_supplied_is_shared_with_the_gpu,
     a_page_that_the_program_write_protects_is_waited_for_or_refused,
@@ -74,10 +76,15 @@ fn answering<T>(
     })
 }
 
+fn the_driver_says_whether_the_kernel_lets_it_wait() -> Result<()> {
+    ensure_eq!(Gpu::open()?.features()?.userfaultfd(), at_least(7, 3)?);
+    Ok(())
+}
+
 fn a_page_that_the_program_supplies_is_waited_for_or_refused() -> Result<()> {
     let (mirror, region, page) = (Mirror::new()?, small_pages()?, supply()?);
     let faults = Userfault::on(&region, Watch::Missing)?;
-    if !at_least(7, 3)? {
+    if !mirror.gpu.features()?.userfaultfd() {
         let report = mirror.refused(Load::<u64>::new(region.lanes(2 * PAGE, 0)), lanes(1))?;
         ensure_report(&report, region.at(2 * PAGE), Access::Read, Reason::Bus)?;
         let report = mirror.refused(Store::new(region.lanes(3 * PAGE, 0), 1_u64), lanes(1))?;
@@ -132,7 +139,7 @@ fn a_page_that_the_program_write_protects_is_waited_for_or_refused() -> Result<(
         faults.protect(&region, offset..offset + PAGE, false)
     };
     let others = Atomic::add(region.lanes(4 * PAGE, PAGE), 1_u64);
-    if at_least(7, 3)? {
+    if mirror.gpu.features()?.userfaultfd() {
         let ((), answered) = answering(&faults, unprotect, || mirror.run(others, lanes(12)))?;
         ensure!(answered >= 4, "{answered} writes were asked about");
     } else {
@@ -159,7 +166,7 @@ fn a_write_protected_page_does_not_change_under_the_gpu() -> Result<()> {
         region.words(0..LEN) == then,
         "the GPU wrote a page that was write-protected"
     );
-    if !at_least(7, 3)? {
+    if !mirror.gpu.features()?.userfaultfd() {
         let report = mirror.stopped(&channel, &job)?;
         ensure_eq!(
             (report.access, report.reason),
@@ -247,7 +254,7 @@ fn a_killed_process_does_not_wait_for_who_supplies_its_pages() -> Result<()> {
     // Its work has stopped, what it waited for goes on, and others do not mind.
     let mirror = Mirror::new()?;
     crate::channels::still_works(&mirror)?;
-    if at_least(7, 3)? {
+    if mirror.gpu.features()?.userfaultfd() {
         ensure!(is_listed(&mirror.gpu, pid)?, "the fault has ended already");
     }
     given_up.store(0, RELEASED);
