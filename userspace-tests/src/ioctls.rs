@@ -8,6 +8,7 @@ use anyhow::{ensure, Context, Result};
 use bytemuck::{bytes_of_mut, Pod};
 use mirage::uapi::{
     ChannelAlloc, ChannelFree, Exec, Getparam, IoctlId, Param, Push, SvmInit, DRM_IOCTL_BASE,
+    FEATURE_USERFAULTFD,
 };
 use mirage::Gpu;
 use nix::errno::Errno;
@@ -89,6 +90,22 @@ fn parameters_of_the_device_make_sense() -> Result<()> {
     );
     ensure!(gpu.param(Param::UnmanagedMin)? > 0, "rings need room");
     ensure!(gpu.param(Param::PushMax)? >= 4096, "no room for a launch");
+    ensure_eq!(gpu.param(Param::CopyClass)?, 0xc3b5);
+    ensure_eq!(gpu.param(Param::CopyEngines)?, 2);
+    ensure_eq!(gpu.param(Param::Features)? & !FEATURE_USERFAULTFD, 0);
+    let (file, device) = (Param::ChannelsPerFile, Param::ChannelsMax);
+    ensure!(
+        (1..gpu.param(device)?).contains(&gpu.param(file)?),
+        "one file can have all channels"
+    );
+    let (default, max) = (Param::TimeoutDefault, Param::TimeoutMax);
+    ensure!(
+        (1000..=gpu.param(max)?).contains(&gpu.param(default)?),
+        "the time-out of who asks for none"
+    );
+    for at_once in [Param::PushesMax, Param::SyncsMax, Param::QueryPagesMax] {
+        ensure!(gpu.param(at_once)? >= 16, "{at_once:?}");
+    }
     Ok(())
 }
 
