@@ -32,6 +32,9 @@ const MEM_OP_A: u32 = ONE_WORD | (0x28 >> 2);
 /// More data than there is: it would swallow what the driver appends.
 const UNFINISHED: u32 = SET_VALUE_LOWER | (0x1fff << 16);
 
+/// Words that do nothing, before those that change.
+const PADDING: usize = 4096;
+
 /// Words of a push buffer in memory that others write to meanwhile.
 fn put(region: &Region, words: &[u32]) {
     for (i, pair) in words.chunks(2).enumerate() {
@@ -47,9 +50,8 @@ fn pair_of(low: u32, high: u32) -> u64 {
 fn store_of_changing_value(channel: &Channel, page: &Region) -> Result<(Vec<u32>, usize)> {
     let mut words = push_of(channel, Store::new(page.lanes(0, 0), 0_u64))?;
     let launch = words.split_off(words.len() - 2);
-    if words.len() % 2 != 0 {
-        words.push(NOP);
-    }
+    // A look at all of that is long, and so the time in which another look would find something else.
+    words.resize(words.len().next_multiple_of(2) + PADDING, NOP);
     let pair = words.len() / 2;
     words.extend([SET_VALUE_LOWER, 0]);
     words.extend(launch);
@@ -107,7 +109,7 @@ fn a_push_buffer_that_changes_all_the_time_runs_as_it_was_checked() -> Result<()
     const ROUNDS: u32 = 20_000;
     let (mirror, push, page) = (
         Mirror::new()?,
-        Region::anonymous(PAGE)?,
+        Region::anonymous(4 * PADDING + PAGE)?,
         Region::anonymous(PAGE)?,
     );
     let (words, pair) = store_of_changing_value(&mirror.channel, &page)?;
