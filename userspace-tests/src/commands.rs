@@ -83,9 +83,12 @@ fn number(json: &Value, path: &str) -> Result<u64> {
 
 fn statistics_count_what_happens_between_two_looks() -> Result<()> {
     const LAUNCHES: u64 = 5;
-    let (mirror, region) = (Mirror::new()?, Region::anonymous(16 * PAGE)?);
+    // Too few for a leaf of 64 KiB.
+    const PAGES: u64 = 15;
+    let region = Region::anonymous(PAGES as usize * PAGE)?;
+    let (mirror, all) = (Mirror::new()?, lanes(PAGES as u32));
     region.no_huge_pages();
-    mirror.run(Load::<u64>::new(region.lanes(0, PAGE)), lanes(16))?;
+    mirror.run(Load::<u64>::new(region.lanes(0, PAGE)), all)?;
     let mut command = Command::new("mirage")
         .args(["stat", "--interval", "0.05", "--json"])
         .stdout(Stdio::piped())
@@ -100,10 +103,10 @@ fn statistics_count_what_happens_between_two_looks() -> Result<()> {
     // It looks again while this works, and when it has.
     for round in 0..LAUNCHES {
         region.advise(0..region.len(), MmapAdvise::MADV_DONTNEED)?;
-        mirror.run(Store::new(region.lanes(0, PAGE), round), lanes(16))?;
+        mirror.run(Store::new(region.lanes(0, PAGE), round), all)?;
     }
     let names = ["execs", "faults", "leaves_4k", "invalidated_pages"];
-    let due = [LAUNCHES, LAUNCHES, 16 * LAUNCHES, 16 * (LAUNCHES - 1)];
+    let due = [LAUNCHES, LAUNCHES, PAGES * LAUNCHES, PAGES * (LAUNCHES - 1)];
     let (mut before, mut sum) = (first.clone(), [0; 4]);
     let begin = Instant::now();
     while sum.iter().zip(due).any(|(&sum, due)| sum < due) {
