@@ -11,14 +11,14 @@ use crate::{
     kapi::hmm::{FaultRequest, Faulted, Need},
     mirror::{Region, Slot, Window},
 };
-use core::ops::Range;
+use core::{mem, ops::Range};
 use kernel::{
     mm::MmWithUser,
     prelude::*,
     time::{Delta, Instant, Monotonic},
 };
 
-/// Longest time for one block, over all its retries.
+/// Longest time for one block, over all its retries, from when its pages are there first.
 const BLOCK_BUDGET: Delta = Delta::from_secs(1);
 
 /// Memory for a block, so that none is allocated on the way.
@@ -65,7 +65,7 @@ impl Svm {
         scratch: &mut BlockScratch,
         batch: &mut Batch,
     ) -> Result {
-        let begin = Instant::<Monotonic>::now();
+        let (mut begin, mut faulted_in) = (Instant::<Monotonic>::now(), false);
         let needs = scratch.needs.get(part.pages.clone()).ok_or(EINVAL)?;
         let pfns = scratch.pfns.get_mut(part.pages.clone()).ok_or(EINVAL)?;
         let look = part.request(0, Need::Snapshot);
@@ -78,6 +78,10 @@ impl Svm {
                 match fault_in(part, needs, pfns) {
                     Err(e) if e == EBUSY => break,
                     other => other?,
+                }
+                // A page may take its time to come, from a disk for example. Only what is lost again is a retry.
+                if !mem::replace(&mut faulted_in, true) {
+                    begin = Instant::now();
                 }
                 continue;
             }

@@ -2,23 +2,26 @@
 //! SVM_BIND: pages that are mapped before the GPU needs them.
 
 use std::os::fd::AsFd;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use bytemuck::bytes_of_mut;
 use mirage::uapi::{IoctlId, SvmBind};
-use mirage::{lanes, Load, Store};
+use mirage::{lanes, Counters, Load, Store};
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, Mirror};
+use crate::frozen::{file_blocks, Frozen};
 use crate::harness::guest_tests;
 use crate::introspect::tables;
 use crate::ioctls::{call, open, request};
+use crate::kernel::Disk;
 use crate::query::query;
 use crate::region::{Region, HUGE, PAGE};
-use crate::sys::{self, alarm_after, fork};
+use crate::sys::{self, fork, Alarms};
 
 guest_tests![
     what_was_prefetched_for_writing_takes_no_fault,
@@ -28,6 +31,7 @@ guest_tests![
     a_huge_block_becomes_one_leaf,
     a_prefetch_stops_at_the_first_page_that_cannot_be_had,
     a_prefetch_for_writing_stops_at_a_read_only_page,
+    a_prefetch_waits_for_a_page_that_takes_its_time,
     a_signal_ends_a_prefetch_between_blocks,
     prefetches_of_nothing_leave_few_tables_behind,
     prefetches_beside_invalidations_and_faults_leave_memory_right,
@@ -72,6 +76,12 @@ fn gpu_views(mirror: &Mirror, region: &Region) -> Result<Vec<u32>> {
     Ok(pages.iter().map(|page| page.0 & 0xff).collect())
 }
 
+/// Packets of work that has ended, and for which no interrupt came, are counted when the watchdog looks: five times a second.
+fn counters_at_rest(mirror: &Mirror) -> Result<Counters> {
+    std::thread::sleep(Duration::from_secs(1));
+    mirror.counters()
+}
+
 fn what_was_prefetched_for_writing_takes_no_fault() -> Result<()> {
     const PAGES: usize = 1500;
     let (mirror, region) = (Mirror::new()?, small_pages(PAGES)?);
@@ -80,7 +90,7 @@ fn what_was_prefetched_for_writing_takes_no_fault() -> Result<()> {
         (PAGES as u64, None)
     );
     ensure_eq!(gpu_views(&mirror, &region)?, vec![VALID_WRITE; PAGES]);
-    let before = mirror.counters()?;
+    let before = counters_at_rest(&mirror)?;
     let each = region.lanes(0, PAGE);
     mirror.run(Store::new(each, 3_u64), lanes(PAGES as u32))?;
     ensure_eq!(mirror.counters()?.since(&before).get("faults"), 0);
@@ -133,7 +143,7 @@ fn a_prefetch_upgrades_what_is_mapped_for_reading() -> Result<()> {
         prefetch(&mirror, of(&region, 0, region.len(), WRITE)),
         (8, None)
     );
-    let before = mirror.counters()?;
+    let before = counters_at_rest(&mirror)?;
     mirror.run(Store::new(region.lanes(0, PAGE), 2_u64), lanes(8))?;
     ensure_eq!(mirror.counters()?.since(&before).get("faults"), 0);
     ensure_eq!(region.page_words(), vec![2; 8]);
@@ -199,12 +209,33 @@ fn a_prefetch_for_writing_stops_at_a_read_only_page() -> Result<()> {
     Ok(())
 }
 
+/// Longer than invalidations may hold it up, as there are none.
+fn a_prefetch_waits_for_a_page_that_takes_its_time() -> Result<()> {
+    let (mirror, disk) = (Mirror::new()?, Disk::new()?);
+    let region = file_blocks(&disk, 1)?;
+    let (frozen, both) = (Frozen::new(&disk)?, Barrier::new(2));
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A thread that begins maps memory, which must wait for a prefetch.
+            both.wait();
+            std::thread::sleep(Duration::from_secs(2));
+            frozen.thaw()
+        });
+        both.wait();
+        prefetch(&mirror, of(&region, 0, PAGE, WRITE))
+    });
+    ensure_eq!(outcome, (1, None));
+    ensure_eq!(gpu_views(&mirror, &region)?[0], VALID_WRITE);
+    Ok(())
+}
+
 fn a_signal_ends_a_prefetch_between_blocks() -> Result<()> {
     let mirror = Mirror::new()?;
     let interrupted = || {
         let region = small_pages(256 << 8)?;
-        alarm_after(Duration::from_millis(50))?;
+        let alarms = Alarms::every(Duration::from_millis(50))?;
         let outcome = prefetch(&mirror, of(&region, 0, region.len(), WRITE));
+        drop(alarms);
         anyhow::Ok((region, outcome))
     };
     // The alarm may come before the first block, or after the last.

@@ -147,17 +147,6 @@ fn interrupt_on_alarm() -> Result<()> {
     Ok(())
 }
 
-/// Sends this thread a SIGALRM after `delay`.
-pub(crate) fn alarm_after(delay: Duration) -> Result<()> {
-    interrupt_on_alarm()?;
-    let thread = nix::sys::pthread::pthread_self();
-    std::thread::spawn(move || {
-        std::thread::sleep(delay);
-        let _ = nix::sys::pthread::pthread_kill(thread, Signal::SIGALRM);
-    });
-    Ok(())
-}
-
 /// While it exists, the thread that made it gets SIGALRMs.
 pub(crate) struct Alarms(Arc<Mutex<bool>>);
 
