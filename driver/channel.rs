@@ -58,7 +58,7 @@ pub(crate) const TIMEOUT_DEFAULT_MS: u32 = 120_000;
 /// Longest time-out of a channel.
 pub(crate) const TIMEOUT_MAX_MS: u32 = 3_600_000;
 /// Longest wait for the hardware to let go of a channel.
-const PREEMPT_TIMEOUT: Delta = Delta::from_secs(2);
+const PREEMPT_TIMEOUT: Delta = Delta::from_secs(5);
 
 /// A hardware channel ID, less than [`CHANNELS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -241,12 +241,14 @@ impl Channel {
         bar0.write_reg(NV_PFIFO_PREEMPT::zeroed().try_with_id(self.id.get())?);
         let begin = Instant::<Monotonic>::now();
         loop {
+            // Whoever was held up looks once more.
+            let late = begin.elapsed() > PREEMPT_TIMEOUT;
             let preempt = bar0.read(NV_PFIFO_PREEMPT);
             // All ones: the device is gone, and with it the channel.
             if !preempt.pending() || preempt.into_raw() == u32::MAX {
                 break;
             }
-            if begin.elapsed() > PREEMPT_TIMEOUT {
+            if late {
                 return Err(ETIMEDOUT);
             }
             delay::fsleep(Delta::from_micros(50));
