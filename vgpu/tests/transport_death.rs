@@ -254,9 +254,16 @@ fn counters_are_written_when_they_are_asked_for_and_at_the_end() {
     };
     let mut client = Client::new(&process.socket).unwrap();
     start_work(&mut client);
-    kill_process(Pid::from_child(&process.child), Signal::USR1).unwrap();
-    until("a file", || path.exists());
-    let count = counters();
+    let asked = || {
+        kill_process(Pid::from_child(&process.child), Signal::USR1).unwrap();
+        until("a file", || path.exists());
+        counters()
+    };
+    // A packet is there before it is counted.
+    until("the packet is counted", || {
+        asked()("replayable_packets") > 0
+    });
+    let count = asked();
     assert_eq!(count("launches"), 1);
     assert_eq!(count("replayable_packets"), 1);
     assert_eq!(count("channel_errors"), 0);

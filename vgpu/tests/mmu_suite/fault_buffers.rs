@@ -228,7 +228,8 @@ fn a_full_replayable_buffer_loses_nothing() {
     let space = rig.space(0, tables.root);
     let faults = [1, 2, 3, 4].map(|page| pte_fault(page << 12, Access::Read));
     let sm = rig.stall(0, space, &faults);
-    eventually("the overflow", || rig.read(put(REPLAY)) & OVERFLOW != 0);
+    eventually("all have asked", || rig.counter("dropped_packets") == 2);
+    assert_eq!(rig.read(put(REPLAY)) & OVERFLOW, OVERFLOW);
     assert_eq!(rig.read(FAULT_STATUS) & (0xf << 12), 1 << 12);
     let mut served = Vec::new();
     // Each replay reports all that still waits.

@@ -142,7 +142,8 @@ fn requests_that_overflowed_are_reported_at_the_next_replay() {
         .map(|va| pte_fault(*va, Access::Read))
         .collect();
     let sm = rig.stall(0, space, &faults);
-    eventually("overflow", || rig.read(put(REPLAY)) == 3 | OVERFLOW);
+    eventually("all have asked", || rig.counter("dropped_packets") == 2);
+    assert_eq!(rig.read(put(REPLAY)), 3 | OVERFLOW);
     assert_eq!(addresses(&rig, REPLAY), pages[..3]);
     drain(&rig, REPLAY);
     rig.write(get(REPLAY), 3 | OVERFLOW);
