@@ -151,7 +151,7 @@ class Run:
 
     async def qemu_follows(self, qemu):
         """A virtual GPU may end since QEMU did: then QEMU's end is what counts."""
-        await asyncio.wait([qemu], timeout=1)
+        await asyncio.wait([qemu], timeout=10)
         return qemu.done()
 
     async def dump_guest(self, qemu):

@@ -26,7 +26,7 @@ LAUNCHER_STATUS = 240
 # No suite may hold up the others: what a command, a build and a guest may take on two cores, and then it has failed.
 COMMAND_SECONDS = 1200
 BUILD_SECONDS = 2400
-GUEST_SECONDS = {"stock": 1200, "debug": 3600}
+GUEST_SECONDS = {"stock": 2400, "debug": 4800}
 # What igt_runner wrote comes after this line of a guest's output, once for each run.
 IGT_RESULTS = "=== igt results ===\n"
 IGT_ROOT = "/usr/libexec/igt-gpu-tools"

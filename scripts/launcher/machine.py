@@ -16,7 +16,7 @@ from .arguments import NODES
 from .status import Failure, Status, ending, say
 
 READY_SECONDS = 60
-MESSAGE_SECONDS = 0.5
+MESSAGE_SECONDS = 2
 REQUEST_SECONDS = 60
 # What a slot's bridge lets through: registers, and video memory.
 SLOT_WINDOWS = "mem-reserve=32M,pref64-reserve=1G"

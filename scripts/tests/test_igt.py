@@ -17,7 +17,7 @@ printf 'igt@mirage-tests@%s\n' samples-passes samples-skips samples-fails sample
 	ioctls-parameters_of_the_device_make_sense >/tmp/list
 runner="igt_runner -e MIRAGE_TEST_SAMPLES=1 --test-list /tmp/list"
 echo "=== all"
-$runner --per-test-timeout 5 /tmp/tests /tmp/all >/dev/null 2>&1
+$runner --per-test-timeout 20 /tmp/tests /tmp/all >/dev/null 2>&1
 cat /tmp/all/results.json
 echo "=== killed"
 $runner /tmp/tests /tmp/killed >/dev/null 2>&1 &
