@@ -24,7 +24,7 @@ guest_tests![
     a_bad_access_is_looked_at_twice_before_it_is_cancelled,
     an_invalidation_between_look_and_commit_is_a_retry in 1200,
     packets_of_one_page_are_counted_as_duplicates,
-    faults_that_find_no_room_are_dropped_and_served_later in 300,
+    faults_that_find_no_room_are_dropped_and_served_later,
 ];
 
 /// Tests of what only a device that is hard to please does (`mirage-tests --hard`).
@@ -32,7 +32,7 @@ pub(crate) mod hard_device {
     use super::*;
 
     guest_tests![
-        overflows_old_packets_and_lost_interrupts_are_counted_and_never_fatal in 300,
+        overflows_old_packets_and_lost_interrupts_are_counted_and_never_fatal,
         faults_of_copy_engines_and_hosts_that_are_lost_come_again in 600,
     ];
 }

@@ -24,7 +24,7 @@ guest_tests![
     an_event_is_read_whole_or_not_at_all,
     events_beyond_the_space_of_the_file_are_counted,
     an_event_goes_to_the_file_of_its_channel_only,
-    files_can_be_closed_while_events_are_sent in 300,
+    files_can_be_closed_while_events_are_sent,
 ];
 
 /// Bytes of `struct drm_mirage_event_fault`.

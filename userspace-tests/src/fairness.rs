@@ -9,18 +9,18 @@ use mirage::{lanes, Gpu, Job, Load, Store};
 use nix::sys::mman::MmapAdvise;
 
 use crate::channels::still_works;
-use crate::fixture::{ensure_eq, Mirror, LIMIT};
+use crate::fixture::{ensure_eq, Mirror, LIMIT, LONG_LIMIT};
 use crate::frozen::{file_blocks, Frozen, FROZEN};
 use crate::harness::{guest_tests, rounds, wait_until};
 use crate::kernel::Disk;
-use crate::region::{Region, HUGE, PAGE};
+use crate::region::{Region, HUGE, NEIGHBOURHOOD, PAGE};
 use crate::sys::fork;
 
 guest_tests![
-    a_quiet_process_makes_progress_beside_a_fault_storm in 300,
-    distinct_blocks_of_one_process_are_served_side_by_side in 300,
-    a_process_whose_pages_cannot_be_had_holds_up_no_other in 300,
-    a_block_that_is_taken_away_all_the_time_holds_up_no_other in 300,
+    a_quiet_process_makes_progress_beside_a_fault_storm,
+    distinct_blocks_of_one_process_are_served_side_by_side,
+    a_process_whose_pages_cannot_be_had_holds_up_no_other,
+    a_block_that_is_taken_away_all_the_time_holds_up_no_other in 900,
 ];
 
 /// Faults that a storm may have served for one of a quiet process (docs/testing.md): what its address space has in hand,
@@ -163,10 +163,9 @@ fn distinct_blocks_of_one_process_are_served_side_by_side() -> Result<()> {
 /// One thread of the CPU keeps taking a block away, so that its faults are served again and again, until another block has been served.
 fn a_block_that_is_taken_away_all_the_time_holds_up_no_other() -> Result<()> {
     let mirror = Mirror::new()?;
-    let (contended, other) = (
-        Region::huge_aligned(2 << 20)?,
-        Region::huge_aligned(2 << 20)?,
-    );
+    // In neighbourhoods of their own: what is taken away undoes work on all of one.
+    let (contended, other) = (0..HUGE, 2 * NEIGHBOURHOOD..2 * NEIGHBOURHOOD + HUGE);
+    let region = Region::huge_aligned(other.end)?;
     let (one, two) = (mirror.svm.channel()?, mirror.svm.channel()?);
     let (stop, pause) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -176,20 +175,29 @@ fn a_block_that_is_taken_away_all_the_time_holds_up_no_other() -> Result<()> {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                let _ = contended.advise(0..contended.len(), MmapAdvise::MADV_DONTNEED);
+                let _ = region.advise(contended.clone(), MmapAdvise::MADV_DONTNEED);
             }
         });
         let result = (|| {
             for value in 1..=rounds(20) {
-                let busy = one.launch(Load::<u64>::new(contended.lanes(0, PAGE)), lanes(512))?;
-                other.advise(0..other.len(), MmapAdvise::MADV_DONTNEED)?;
-                two.launch(Store::new(other.lanes(0, PAGE), value), lanes(512))?
-                    .wait(LIMIT)
-                    .context("the other block is held up")?;
-                ensure!(other.page_words().iter().all(|&word| word == value));
+                let busy = one.launch(
+                    Load::<u64>::new(region.lanes(contended.start, PAGE)),
+                    lanes(512),
+                )?;
+                region.advise(other.clone(), MmapAdvise::MADV_DONTNEED)?;
+                two.launch(
+                    Store::new(region.lanes(other.start, PAGE), value),
+                    lanes(512),
+                )?
+                .wait(LONG_LIMIT)
+                .context("the other block is held up")?;
+                ensure!(other
+                    .clone()
+                    .step_by(PAGE)
+                    .all(|at| region.load(at) == value));
                 // Nothing bounds how often it is served in vain before that.
                 pause.store(true, Ordering::Relaxed);
-                busy.wait(LIMIT)
+                busy.wait(LONG_LIMIT)
                     .context("the block that was taken away is not served")?;
                 pause.store(false, Ordering::Relaxed);
             }

@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 use crate::channels::still_works;
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT, LONG_LIMIT};
 use crate::harness::{guest_tests, rounds};
-use crate::region::{OldPlace, Region, HUGE, PAGE, RW, WORD};
+use crate::region::{OldPlace, Region, HUGE, NEIGHBOURHOOD, PAGE, RW, WORD};
 use crate::sys::fork;
 use crate::work::{ensure_counts_from, ensure_words, gpu_reads, gpu_writes};
 
@@ -22,7 +22,7 @@ guest_tests![
     a_fault_gets_through_invalidations_without_end,
     a_fault_under_way_when_its_mapping_is_moved_does_not_get_the_old_page,
     a_fault_under_way_when_its_mapping_goes_is_refused_or_served_before,
-    a_page_of_a_neighbourhood_that_was_given_up_is_let_go in 300,
+    a_page_of_a_neighbourhood_that_was_given_up_is_let_go,
     an_address_that_was_refused_can_be_used_once_it_is_mapped,
     reads_next_to_writes_are_not_taken_for_writes,
     every_access_to_a_page_is_served_whatever_else_waits_for_it,
@@ -141,7 +141,7 @@ fn a_fault_under_way_when_its_mapping_goes_is_refused_or_served_before() -> Resu
 /// would tell the driver when it changes.
 fn a_page_of_a_neighbourhood_that_was_given_up_is_let_go() -> Result<()> {
     const COUNT: usize = 2200;
-    const STRIDE: usize = 32 << 20;
+    const STRIDE: usize = NEIGHBOURHOOD;
     let (mirror, mut first) = (Mirror::new()?, Region::anonymous(LEN)?);
     gpu_writes(&mirror, &first, 7)?;
     let many = Region::map(

@@ -256,7 +256,7 @@ fn debugfs_shows_a_large_mirror_in_pieces() -> Result<()> {
     let (mirror, region) = (Mirror::new()?, Region::anonymous(2 * PAGES * PAGE)?);
     region.advise(0..region.len(), MmapAdvise::MADV_NOHUGEPAGE)?;
     let every_other = region.lanes(0, 2 * PAGE);
-    mirror.run(Store::new(every_other, 1_u64), lanes(PAGES as u32))?;
+    mirror.run_long(Store::new(every_other, 1_u64), lanes(PAGES as u32))?;
     let leaves = mirror_lines(&mirror.gpu)?
         .iter()
         .filter(|line| line.starts_with("leaf "))

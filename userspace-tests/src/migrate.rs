@@ -22,7 +22,7 @@ guest_tests![
     no_count_is_lost_while_huge_pages_move_between_nodes,
     no_count_is_lost_while_shared_pages_move_between_nodes,
     no_count_is_lost_while_memory_is_bound_to_one_node_and_the_other,
-    no_count_is_lost_while_the_kernel_looks_for_the_nearer_node in 300,
+    no_count_is_lost_while_the_kernel_looks_for_the_nearer_node,
     no_count_is_lost_while_memory_is_compacted,
     no_count_is_lost_while_equal_pages_are_merged,
     a_page_taken_offline_softly_keeps_what_the_gpu_wrote,

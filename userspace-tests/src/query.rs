@@ -147,6 +147,9 @@ fn the_huge_zero_page_is_told_from_others() -> Result<()> {
     }
     ensure_eq!(region.load(17 * PAGE), 0);
     let pages = query(&mirror, region.at(0).addr(), HUGE / PAGE)?;
+    if pages[17] == (0, CPU_READ | CPU_ZERO) {
+        return skip("the kernel had no huge zero page");
+    }
     ensure_eq!(
         pages,
         vec![(0, CPU_READ | CPU_ZERO | order(9)); HUGE / PAGE]
@@ -183,8 +186,8 @@ fn a_leaf_of_64k_has_its_order_in_the_gpus_view() -> Result<()> {
     // The last page keeps another protection, so no leaf can cover all, and none of 64 KiB the last of them.
     region.protect(HUGE - PAGE..HUGE, ProtFlags::PROT_READ)?;
     let writable = HUGE / PAGE - 1;
-    let all = Store::new(region.lanes(0, PAGE), 1_u64);
-    mirror.run(all, lanes(writable as u32))?;
+    // One access maps all of them along. With more, the packet of one that goes below might be read only then.
+    mirror.run(Store::new(region.at(0).into(), 1_u64), lanes(1))?;
     let pages = query(&mirror, region.at(0).addr(), writable)?;
     let (large, small) = pages.split_at(HUGE / PAGE - LEAF);
     let cpu = CPU_READ | CPU_WRITE;
@@ -201,10 +204,14 @@ fn a_leaf_of_64k_has_its_order_in_the_gpus_view() -> Result<()> {
 }
 
 fn what_is_invalidated_is_gone_from_the_gpus_view() -> Result<()> {
-    let (mirror, region) = (Mirror::new()?, small_pages(4)?);
-    mirror.run(Store::new(region.lanes(0, PAGE), 1_u64), lanes(4))?;
-    region.advise(PAGE..2 * PAGE, MmapAdvise::MADV_DONTNEED)?;
+    let (mirror, region) = (Mirror::new()?, Region::huge_aligned(4 * PAGE)?);
+    region.no_huge_pages();
+    region.fill(0..region.len(), 1);
+    // One access maps all of them along. With more, the packet of the one that goes might be read only then.
+    mirror.run(Store::new(region.at(0).into(), 1_u64), lanes(1))?;
     let both = (VALID | GPU_WRITE, CPU_READ | CPU_WRITE);
+    ensure_eq!(query(&mirror, region.at(0).addr(), 4)?, vec![both; 4]);
+    region.advise(PAGE..2 * PAGE, MmapAdvise::MADV_DONTNEED)?;
     let pages = query(&mirror, region.at(0).addr(), 4)?;
     ensure_eq!(pages, vec![both, (0, 0), both, both]);
     Ok(())

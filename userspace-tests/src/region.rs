@@ -31,6 +31,8 @@ pub(crate) use heap::Heap;
 pub(crate) const PAGE: usize = 4096;
 /// Bytes of a huge page.
 pub(crate) const HUGE: usize = 2 << 20;
+/// Bytes, and alignment, of what one interval notifier of the driver is for (driver/mirror.rs).
+pub(crate) const NEIGHBOURHOOD: usize = 32 << 20;
 /// Bytes of a word.
 pub(crate) const WORD: usize = 8;
 

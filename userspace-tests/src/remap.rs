@@ -11,7 +11,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags};
 use crate::bind::{of, prefetch};
 use crate::fixture::{ensure_eq, ensure_report, Mirror, LIMIT};
 use crate::harness::{guest_tests, rounds};
-use crate::region::{Region, HUGE, PAGE, RW, WORD};
+use crate::region::{Region, HUGE, NEIGHBOURHOOD, PAGE, RW, WORD};
 use crate::sys::fork;
 
 guest_tests![
@@ -24,7 +24,7 @@ guest_tests![
     a_mapping_that_becomes_writable_again_can_be_written,
     pages_given_back_read_as_zeros,
     a_freed_allocation_can_be_used_again_by_the_next,
-    no_count_is_lost_while_pages_are_protected_forked_and_moved in 300,
+    no_count_is_lost_while_pages_are_protected_forked_and_moved,
 ];
 
 const PAGES: usize = 16;
@@ -124,7 +124,7 @@ fn a_mapping_larger_than_any_table_goes_completely() -> Result<()> {
 /// The driver watches a bounded number of neighbourhoods; it gives old ones up and takes them again.
 fn more_neighbourhoods_than_the_driver_keeps_can_be_used() -> Result<()> {
     const COUNT: usize = 2500;
-    const STRIDE: usize = 32 << 20;
+    const STRIDE: usize = NEIGHBOURHOOD;
     let (mirror, region) = (Mirror::new()?, sparse(COUNT, STRIDE)?);
     let (all, before) = (lanes(COUNT as u32), mirror.counters()?);
     mirror.run_long(
@@ -145,7 +145,7 @@ fn more_neighbourhoods_than_the_driver_keeps_can_be_used() -> Result<()> {
 /// Each file has as many page tables as it can, and two together more than there is device memory. A third has few.
 fn files_that_take_all_device_memory_leave_some_to_others() -> Result<()> {
     const REGIONS: usize = 2040;
-    const REGION: usize = 32 << 20;
+    const REGION: usize = NEIGHBOURHOOD;
     let (greedy, modest) = ([Mirror::new()?, Mirror::new()?], Mirror::new()?);
     let region = sparse(REGIONS, REGION)?;
     let before = modest.counters()?;

@@ -21,11 +21,11 @@ use crate::region::{Region, PAGE};
 use crate::sys::Low;
 
 guest_tests![
-    svm_init_survives_each_allocation_that_fails in 300,
-    channel_alloc_survives_each_allocation_that_fails in 300,
-    exec_survives_each_allocation_that_fails in 300,
-    svm_bind_survives_each_allocation_that_fails in 300,
-    svm_query_survives_each_allocation_that_fails in 300,
+    svm_init_survives_each_allocation_that_fails,
+    channel_alloc_survives_each_allocation_that_fails,
+    exec_survives_each_allocation_that_fails,
+    svm_bind_survives_each_allocation_that_fails,
+    svm_query_survives_each_allocation_that_fails,
 ];
 
 /// More allocations than any of these ioctls makes.

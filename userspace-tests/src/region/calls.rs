@@ -220,9 +220,9 @@ impl Region {
         let _ = self.advise(0..self.len, MmapAdvise::MADV_NOHUGEPAGE);
     }
 
-    /// Splits the kernel's mapping of huge pages into small ones: one page has another protection for a moment.
+    /// Splits the kernel's mapping of huge pages into small ones: one page has another protection for a moment, with no right less.
     pub(crate) fn split_mapping(&self, at: usize) -> Result<()> {
-        self.protect(at..at + PAGE, ProtFlags::PROT_READ)?;
+        self.protect(at..at + PAGE, RW | ProtFlags::PROT_EXEC)?;
         self.protect(at..at + PAGE, RW)
     }
 
