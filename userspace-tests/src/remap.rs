@@ -20,7 +20,7 @@ guest_tests![
     around_a_hole_everything_stays_valid,
     a_mapping_larger_than_any_table_goes_completely,
     more_neighbourhoods_than_the_driver_keeps_can_be_used in 600,
-    files_that_take_all_device_memory_leave_some_to_others in 600,
+    files_that_take_all_device_memory_leave_some_to_others in 1200,
     a_mapping_that_becomes_writable_again_can_be_written,
     pages_given_back_read_as_zeros,
     a_freed_allocation_can_be_used_again_by_the_next,
