@@ -18,7 +18,7 @@ use kernel::{
     sync::lock::mutex::MutexGuard, time::Msecs,
 };
 
-/// Longest time, in ms, that one call waits for invalidations of the range to finish.
+/// Longest time, in ms, until one call gives up at the next invalidation of the range.
 const RETRY_BUDGET_MS: Msecs = 1000;
 
 const REQ_FAULT: usize = raw::hmm_pfn_flags_HMM_PFN_REQ_FAULT;
@@ -69,7 +69,7 @@ impl<M: Mirror> IntervalNotifier<M> {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: invalidations did not let it finish within a second. `EFAULT`, `EPERM`, `EINVAL`: a needed page has no
+    /// `EBUSY`: an invalidation came, and a second had gone by, which faults that took long are part of. `EFAULT`, `EPERM`, `EINVAL`: a needed page has no
     /// mapping, or one that does not allow the access, or no memory behind it. `ENOMEM`.
     pub(crate) fn fault<'n>(
         &'n self,

@@ -11,7 +11,7 @@ use crate::{
     kapi::hmm::{FaultRequest, Faulted, Need},
     mirror::{Region, Slot, Window},
 };
-use core::{mem, ops::Range};
+use core::ops::Range;
 use kernel::{
     mm::MmWithUser,
     prelude::*,
@@ -65,7 +65,7 @@ impl Svm {
         scratch: &mut BlockScratch,
         batch: &mut Batch,
     ) -> Result {
-        let (mut begin, mut faulted_in) = (Instant::<Monotonic>::now(), false);
+        let (mut begin, mut timed) = (Instant::<Monotonic>::now(), false);
         let needs = scratch.needs.get(part.pages.clone()).ok_or(EINVAL)?;
         let pfns = scratch.pfns.get_mut(part.pages.clone()).ok_or(EINVAL)?;
         let look = part.request(0, Need::Snapshot);
@@ -76,15 +76,18 @@ impl Svm {
             };
             if (0..needs.len()).any(|i| needs.get(i).is_some_and(|need| !faulted.has(i, *need))) {
                 match fault_in(part, needs, pfns) {
-                    Err(e) if e == EBUSY => break,
+                    Err(e) if e == EBUSY && timed => break,
+                    // HMM counts the time that a page takes to come, too.
+                    Err(e) if e == EBUSY => {}
                     other => other?,
                 }
-                // A page may take its time to come, from a disk for example. Only what is lost again is a retry.
-                if !mem::replace(&mut faulted_in, true) {
-                    begin = Instant::now();
+                // A page may take its time, from a disk for example. Only what is lost again is a retry.
+                if !timed {
+                    (begin, timed) = (Instant::now(), true);
                 }
                 continue;
             }
+            timed = true;
             let seq = faulted.seq();
             match faulted.commit() {
                 Err(e) if e == EAGAIN => {

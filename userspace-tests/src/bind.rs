@@ -209,23 +209,30 @@ fn a_prefetch_for_writing_stops_at_a_read_only_page() -> Result<()> {
     Ok(())
 }
 
-/// Longer than invalidations may hold it up, as there are none.
+/// Twice as long as invalidations may hold up a block, without one and with one.
 fn a_prefetch_waits_for_a_page_that_takes_its_time() -> Result<()> {
     let (mirror, disk) = (Mirror::new()?, Disk::new()?);
-    let region = file_blocks(&disk, 1)?;
-    let (frozen, both) = (Frozen::new(&disk)?, Barrier::new(2));
-    let outcome = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // A thread that begins maps memory, which must wait for a prefetch.
+    for disturbed in [false, true] {
+        let region = file_blocks(&disk, 1)?;
+        let (frozen, both) = (Frozen::new(&disk)?, Barrier::new(2));
+        let outcome = std::thread::scope(|scope| {
+            let thaw = scope.spawn(|| {
+                // A thread that begins maps memory, which must wait for a prefetch.
+                both.wait();
+                std::thread::sleep(Duration::from_secs(2));
+                if disturbed {
+                    region.advise(PAGE..2 * PAGE, MmapAdvise::MADV_DONTNEED)?;
+                }
+                frozen.thaw()
+            });
             both.wait();
-            std::thread::sleep(Duration::from_secs(2));
-            frozen.thaw()
-        });
-        both.wait();
-        prefetch(&mirror, of(&region, 0, PAGE, WRITE))
-    });
-    ensure_eq!(outcome, (1, None));
-    ensure_eq!(gpu_views(&mirror, &region)?[0], VALID_WRITE);
+            let outcome = prefetch(&mirror, of(&region, 0, PAGE, WRITE));
+            thaw.join().ok().context("the thread panicked")??;
+            anyhow::Ok(outcome)
+        })?;
+        ensure_eq!(outcome, (1, None));
+        ensure_eq!(gpu_views(&mirror, &region)?[0], VALID_WRITE);
+    }
     Ok(())
 }
 
