@@ -237,6 +237,10 @@ impl Channel {
         let inst = NV_PCCSR_CHANNEL_INST::try_at(self.id.index()).ok_or(EINVAL)?;
         let bar0 = &self.gpu.bar0;
         let _one_at_a_time = self.gpu.preempt.lock();
+        // One channel that did not stop is enough to wait for: it was cut off from memory then, with all others.
+        if self.gpu.tlb.is_given_up() {
+            return Ok(());
+        }
         bar0.write(ccsr, NV_PCCSR_CHANNEL::zeroed().with_enable_clr(true));
         bar0.write_reg(NV_PFIFO_PREEMPT::zeroed().try_with_id(self.id.get())?);
         let begin = Instant::<Monotonic>::now();

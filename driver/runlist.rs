@@ -23,7 +23,7 @@ const ENTRY_SIZE: usize = 16;
 /// Entries for a channel: its group, and itself.
 const ENTRIES_PER_CHANNEL: usize = 2;
 /// Longest wait for the hardware to take a list.
-const TIMEOUT: Delta = Delta::from_secs(2);
+const TIMEOUT: Delta = Delta::from_secs(5);
 
 const _: () = assert!(CHANNELS * ENTRIES_PER_CHANNEL * ENTRY_SIZE <= VRAM_PAGE_SIZE);
 
@@ -131,13 +131,15 @@ impl Runlist {
         );
         let begin = Instant::<Monotonic>::now();
         loop {
+            // Whoever was held up looks once more.
+            let late = begin.elapsed() > TIMEOUT;
             let status = NV_PFIFO_RUNLIST_STATUS::try_at(engine as usize).ok_or(EINVAL)?;
             let status = bar0.read(status);
             // All ones: the device is gone, and runs nothing.
             if !status.pending() || status.into_raw() == u32::MAX {
                 return Ok(());
             }
-            if begin.elapsed() > TIMEOUT {
+            if late {
                 return Err(ETIMEDOUT);
             }
             delay::fsleep(Delta::from_micros(20));

@@ -141,6 +141,11 @@ impl Tlb {
         self.given_up.store(true, Relaxed);
     }
 
+    /// Whether the device has been cut off from memory.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+
     /// Takes the registers; sleeps.
     pub(crate) fn lock(&self) -> TlbGuard<'_> {
         TlbGuard {
@@ -273,11 +278,13 @@ impl TlbGuard<'_> {
     fn wait_for(&self, done: impl Fn(NV_PFB_PRI_MMU_CTRL) -> bool) -> Result {
         let begin = Instant::<Monotonic>::now();
         loop {
+            // Whoever was held up looks once more.
+            let late = begin.elapsed() > TIMEOUT;
             // A device that is gone reads as all ones: space, and nothing to wait for.
-            if self.tlb.given_up.load(Relaxed) || done(self.tlb.bar0.read(NV_PFB_PRI_MMU_CTRL)) {
+            if self.tlb.is_given_up() || done(self.tlb.bar0.read(NV_PFB_PRI_MMU_CTRL)) {
                 return Ok(());
             }
-            if begin.elapsed() > TIMEOUT {
+            if late {
                 return Err(ETIMEDOUT);
             }
             match self.wait {
