@@ -231,6 +231,8 @@ impl FaultBuffer {
                 Err(_) if self.gives_up() => None,
                 Err(_) => break,
             };
+            // Before it can be served.
+            gpu.counters.faults.inc();
             match fault {
                 Some(fault) => f(fault),
                 None => {
@@ -239,7 +241,6 @@ impl FaultBuffer {
                 }
             }
             self.incomplete = None;
-            gpu.counters.faults.inc();
             self.cursor.advance();
         }
         self.write_get(gpu, put);
