@@ -16,7 +16,7 @@ from .arguments import NODES
 from .status import Failure, Status, ending, say
 
 READY_SECONDS = 60
-MESSAGE_SECONDS = 2
+DRAIN_SECONDS = 2
 REQUEST_SECONDS = 60
 # What a slot's bridge lets through: registers, and video memory.
 SLOT_WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
@@ -199,7 +199,7 @@ class Machine:
         gpu.given_up = True
         await self.monitor.ask("stop")
         # writes are not waited for: the device reads them now
-        await asyncio.sleep(MESSAGE_SECONDS)
+        await asyncio.sleep(DRAIN_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             gpu.process.kill()
         await asyncio.wait([gpu.ended])

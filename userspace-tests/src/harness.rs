@@ -55,7 +55,7 @@ impl Test {
     }
 }
 
-/// The tests of a module: `guest_tests![a, b in 300]`, where the number is the time limit in seconds.
+/// The tests of a module: `guest_tests![a, b in 600]`, where the number is the time limit in seconds.
 macro_rules! guest_tests {
     (@seconds) => { 300 };
     (@seconds $seconds:literal) => { $seconds };

@@ -11,7 +11,7 @@ use super::actions::{Between, Kind, Op};
 use super::memory::{Memory, Place};
 use super::shapes::Workers;
 use super::Case;
-use crate::fixture::{ensure_report, Mirror, LIMIT};
+use crate::fixture::{Mirror, LIMIT};
 use crate::region::{Advice, OldPlace, Region, PAGE, RW, WORD};
 use crate::sys::fork;
 
@@ -251,15 +251,9 @@ impl<'a> Worker<'a> {
             // Threads that share a mirror take each other's reports, of channels that have gone and whose handle is ours now.
             let ours = report.addr == self.memory.at(PAGE).addr();
             let shared = matches!(self.case.shape.workers, Workers::ThreadsOfOneMirror(_));
+            let due = (Access::Write, Reason::Permission);
+            ensure!((report.access, report.reason) == due, "{report}");
             ensure!(ours || shared, "{report}");
-            if ours {
-                ensure_report(
-                    &report,
-                    self.memory.at(PAGE),
-                    Access::Write,
-                    Reason::Permission,
-                )?;
-            }
         }
         self.memory.check("after a write was refused")
     }
