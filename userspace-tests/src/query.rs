@@ -148,9 +148,9 @@ fn the_huge_zero_page_is_told_from_others() -> Result<()> {
     }
     ensure_eq!(region.load(17 * PAGE), 0);
     let pages = query(&mirror, region.at(0).addr(), HUGE / PAGE)?;
-    let frames = pagemap(&region)?;
-    if frames[0].frame() == frames[17].frame() {
-        return skip("the kernel had no huge zero page, but small ones");
+    // A small one would be there alone.
+    if pagemap(&region)?[0].frame().is_none() {
+        return skip("the kernel had no huge zero page");
     }
     ensure_eq!(
         pages,
